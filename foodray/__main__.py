@@ -1,0 +1,5 @@
+"""`python -m foodray` is the `foodray` command."""
+
+from foodray.cli import main
+
+main()

@@ -1,0 +1,258 @@
+"""The command line, generated from the configs: the only place that parses arguments and prints.
+
+Each command imports what it needs when it runs, so that `--help` is quick. An error of foodray ends with its message and
+exit code 2 for a wrong setting, 1 for anything else; the traceback is for bugs.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import tyro
+from tyro.conf import Positional
+
+from foodray.errors import ConfigError, FoodrayError
+
+if TYPE_CHECKING:
+    from foodray.training.run import Run
+
+log = logging.getLogger(__name__)
+
+Preset = Literal["default", "paper", "sgd"]
+Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a `foodray` command and leave with its exit code."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("ray", "ray.data", "ray.train", "aiobotocore", "botocore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except FoodrayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments[:2] == ["train", "mtl"]:
+        return train_mtl(arguments[2:])
+    if arguments[:1] == ["train"]:
+        raise ConfigError(f"foodray train {' '.join(arguments[1:2]) or '…'}: the families are: mtl")
+    commands = {"demo": demo, "sample": sample, "check": check, "index": index, "import": import_, "train": train_help, "show": show}
+    tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
+
+
+def train_help() -> None:
+    """Train a model: foodray train mtl --help."""
+
+
+def sample(out: Positional[str], num_participants: int = 24, num_days: int = 2, seed: int = 0) -> None:
+    """Generate the rendered sample study into a new folder.
+
+    Args:
+        out: New folder or s3:// location for the study package.
+        num_participants: Participants.
+        num_days: Days of each participant.
+        seed: The same seed gives the same study.
+    """
+    from foodray.corpus.sample import SampleConfig, generate_sample_study
+    from foodray.storage.store import Store
+
+    print(generate_sample_study(Store(out), SampleConfig(num_participants=num_participants, num_days=num_days, seed=seed)))
+
+
+def check(study: Positional[str], photos_root: str | None = None) -> None:
+    """Check a study package and report every problem at once.
+
+    Args:
+        study: Folder of the study package (images.csv, truth_items.csv …), or its images table.
+        photos_root: Where image_uri starts, if not in the package.
+    """
+    from foodray.corpus.manifest import load_study
+
+    found = load_study(study, photos_root=photos_root)
+    print(f"{study}: {found.images.num_rows} photos, {found.truth_items.num_rows} items, no problem found")
+
+
+def import_(layout: Positional[Literal["ecustfd", "folders"]], source: Positional[str], out: Positional[str]) -> None:
+    """Turn a public layout into a study package.
+
+    Args:
+        layout: ecustfd (VOC boxes, density.xls) or folders (one folder of photos per class).
+        source: Folder of the data set; it is only read.
+        out: New folder for the study package.
+    """
+    from foodray.corpus.importers.ecustfd import import_ecustfd
+    from foodray.corpus.importers.folders import import_folders
+    from foodray.storage.store import Store
+
+    summary = {"ecustfd": import_ecustfd, "folders": import_folders}[layout](source, Store(out))
+    print(f"{out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.counts.items() if count))
+
+
+def index(study: Positional[str], corpus: Positional[str], photos_root: str | None = None) -> None:
+    """Index a study into a corpus of Parquet shards.
+
+    Args:
+        study: Folder of the study package, or its images table.
+        corpus: New folder or s3:// location for the corpus.
+        photos_root: Where image_uri starts, if not in the package.
+    """
+    from foodray.corpus.index import index_study
+    from foodray.corpus.manifest import load_study
+    from foodray.storage.store import Store
+    from foodray.training.cluster import connect
+
+    loaded = load_study(study, photos_root=photos_root)
+    connect()
+    info = index_study(loaded, Store(corpus)).info
+    counts = ", ".join(f"{count} {status}" for status, count in info["num_by_status"].items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in info["num_by_reason"].items())
+    print(f"{corpus}: {info['num_photos']} photos ({counts}{'; ' + reasons if reasons else ''}), {info['num_items']} items, {len(info['labels'])} classes")
+
+
+def train_mtl(arguments: list[str]) -> None:
+    """Train the multi-task model (class and portion) on a corpus."""
+    from foodray.report.figures import draw_run
+    from foodray.tasks.mtl import MtlConfig, MtlTask, preset
+    from foodray.training.config import RunConfig
+    from foodray.training.run import train
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainMtl(RunConfig[MtlConfig]):
+        preset: Preset = "default"
+        """Where the task's settings start: default (AdamW, cosine), paper (as published), sgd (the paper with SGD)."""
+        row: Row = "sps_cdfa_ln_bn"
+        """Which row of the paper's Table 1."""
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="default")
+    first.add_argument("--row", default="sps_cdfa_ln_bn")
+    chosen, _ = first.parse_known_args(arguments)
+    known = chosen.preset in get_args(Preset) and chosen.row in get_args(Row)  # otherwise tyro explains
+    task = preset(chosen.preset, chosen.row) if known else MtlConfig()
+    start = TrainMtl(task=task, corpus=tyro.MISSING, results=tyro.MISSING)
+    parsed = tyro.cli(TrainMtl, args=arguments, default=start, prog="foodray train mtl", description=_TRAIN_HELP)
+    config = RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)})
+    done = train(named(config, "mtl"), MtlTask, progress=print_progress)
+    draw_run(done.store)
+    print_run(done)
+
+
+_TRAIN_HELP = """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
+
+Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run."""
+
+
+def named(config: Any, family: str) -> Any:
+    """The run's config with a name: its own, or one made from the settings."""
+    from foodray.config import digest, to_plain
+
+    plain = {**to_plain(config), "workers": None, "results": None}
+    return config if config.name else replace(config, name=f"{family}-{digest(plain)[:8]}")
+
+
+def show(run: Positional[str]) -> None:
+    """Print the table of a finished run.
+
+    Args:
+        run: Folder of the run.
+    """
+    from foodray.training.run import Run
+
+    try:
+        print_run(Run.open(run))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{run} is not a finished run (no run.json)") from error
+
+
+def demo(folder: str = "runs/demo", seed: int = 0) -> None:
+    """The whole way on a sample study: generate, index, train, evaluate; about five minutes on two cores.
+
+    Args:
+        folder: New folder for everything the demo makes.
+        seed: Seed of the sample study and of training.
+    """
+    from foodray.storage.store import Store
+
+    store = Store(folder)
+    if not store.exists("study/images.csv"):
+        print("1/3  rendering a sample study (synthetic photos: a demonstration, never a result)")
+        sample(store.uri("study"), seed=seed)
+    if not store.exists("corpus/corpus.json"):
+        print("2/3  indexing it into a corpus")
+        index(store.uri("study"), store.uri("corpus"))
+    print("3/3  training the multi-task model from random weights")
+    train_mtl(["--corpus", store.uri("corpus"), "--results", store.uri("runs"), "--name", "mtl", *DEMO_SETTINGS, "--loop.seed", str(seed)])
+
+
+DEMO_SETTINGS = [
+    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "96", "--task.epochs", "14"),
+    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16"),
+]
+
+
+def print_progress(record: dict[str, Any]) -> None:
+    """One line: where the run is, how fast, how long still, and the latest validation."""
+    latest = record["latest"]
+    shown = {"val_accuracy": "accuracy {:.1%}", **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS}}
+    validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if name in latest)
+    eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
+    speed = f"{record['samples_per_s']:.0f} samples/s" if record["samples_per_s"] else ""
+    parts = [
+        f"{record['stage']} epoch {record['epoch']}/{record['epochs']}",
+        f"step {record['step']}/{record['steps']}",
+        speed,
+        eta,
+        f"validation: {validation}" if validation else "",
+    ]
+    print("     " + " · ".join(part for part in parts if part), flush=True)
+
+
+MAE_COLUMNS = ("val_mae_kcal", "val_mae_g", "val_mae_ml")
+
+
+def print_run(run: "Run") -> None:
+    """The result of a run as a short table, with what it is and is not."""
+    metrics = run.metrics
+    num, people = metrics["num_samples"], metrics["num_participants"]
+    print(
+        f"\ntest side: {num['test']} samples of {people['test']} participants (trained on {num['train']} of {people['train']}, epoch chosen on {num['val']} of {people['val']})"
+    )
+    if metrics["sample_data"]:
+        print("THE PHOTOS ARE RENDERED SAMPLE DATA: these numbers show that the software works, they are not a result.")
+    if run.info["split"]["method"] == "augment_then_split_leaky":
+        print("THE SPLIT LEAKS (the paper's own protocol): copies of test photos were trained on; do not compare these numbers.")
+    rows = {"this model": metrics["test"], **metrics["baselines"]}
+    columns = [(name, title, form) for name, title, form in _COLUMNS if any(name in row for row in rows.values())]
+    print("\n" + f"{'':38}" + "".join(f"{title:>16}" for _, title, _ in columns))
+    for label, row in rows.items():
+        print(f"{label:38}" + "".join(f"{_cell(row, name, form):>16}" for name, _, form in columns))
+    if "mccr" in metrics["test"]:
+        test = metrics["test"]
+        print(
+            f"\nMCCR {test['mccr']:.4f} with C = {test['mccr_constant']:g}, {test['num_correct']:.0f} correct of N = {test['num_both']:.0f} (comparable on this test side only)"
+        )
+    print(
+        f"\nrun folder   {run.store.root}\nbundle       {run.store.uri('bundle')}\npictures     {run.store.uri('figures')}\npredictions  {run.store.uri('predictions.parquet')}"
+    )
+
+
+_COLUMNS = [
+    ("accuracy", "accuracy", "{:.1%}"),
+    ("accuracy_top5", "top-5", "{:.1%}"),
+    *((f"mae_{unit}", f"MAE {unit}", "{:.1f}") for unit in ("kcal", "g", "ml")),
+    ("mae_correct", "MAE correct", "{:.1f}"),
+    ("ep_item", "EP, item level", "{:.1%}"),
+]
+
+
+def _cell(row: dict[str, float], name: str, form: str) -> str:
+    return form.format(row[name]) if name in row else "-"

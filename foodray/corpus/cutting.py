@@ -1,0 +1,74 @@
+"""Every sample of a corpus as a square in the object store: photos are decoded once, by Ray Data.
+
+In: a corpus and the ids of the samples that are wanted. Out: Arrow blocks in the object store with `sample_id` and `square`
+(uint8, side x side x 3, flat), and where each sample is. Nothing here needs torch: the tasks start quickly.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from foodray.corpus.corpus import Corpus, samples_of
+from foodray.corpus.photo import PhotoLimits
+from foodray.corpus.progress import Tally, counted
+from foodray.corpus.samples import SampleSpec, cut
+from foodray.errors import CorpusError, PhotoError
+
+
+def cut_corpus(corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits: PhotoLimits | None = None) -> tuple[list[Any], np.ndarray]:
+    """References to the blocks, and block and row of each sample (N, 2); raises `CorpusError` when a sample is missing.
+
+    The object store holds len(sample_ids) x stored_px^2 x 3 bytes and spills to disk beyond its size.
+    """
+    filesystem, path = corpus.store.arrow("photos")
+    columns = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "status", "photo"]
+    photos = ray.data.read_parquet(path, filesystem=filesystem, columns=columns)
+    with counted(f"cutting squares of {spec.stored_px} px", total=len(sample_ids), unit="samples") as tally:
+        cutter = Cutter(spec, set(sample_ids), limits or PhotoLimits(), tally)
+        dataset = photos.map_batches(cutter, batch_format="pyarrow", batch_size=64).materialize()
+    blocks = dataset.to_arrow_refs()
+    ids = ray.get([_ids_of.remote(block) for block in blocks])
+    place = {sample_id: (block, row) for block, names in enumerate(ids) for row, sample_id in enumerate(names)}
+    missing = [sample_id for sample_id in sample_ids if sample_id not in place]
+    if missing:
+        raise CorpusError(
+            f"{len(missing)} samples of {corpus.store.root} could not be cut, first {missing[0]!r}; the shards were altered, index the study again"
+        )
+    return blocks, np.array([place[sample_id] for sample_id in sample_ids], np.int64)
+
+
+@ray.remote
+def _ids_of(table: pa.Table) -> list[str]:
+    return table["sample_id"].to_pylist() if table.num_rows else []  # type: ignore[no-any-return]
+
+
+class Cutter:
+    """Photo rows to sample rows: sample_id and the stored square."""
+
+    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally) -> None:
+        self.spec, self.wanted, self.limits, self.tally = spec, wanted, limits, tally
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Decode each photo once and cut all its wanted samples."""
+        side = self.spec.stored_px**2 * 3
+        schema = pa.schema([pa.field("sample_id", pa.string()), pa.field("square", pa.binary(side))])
+        with ThreadPoolExecutor(2) as pool:
+            cuts = [pair for pairs in pool.map(self._photo, batch.to_pylist()) for pair in pairs]
+        self.tally.add(len(cuts))
+        return pa.table({"sample_id": [name for name, _ in cuts], "square": pa.array([square for _, square in cuts], pa.binary(side))}, schema=schema)
+
+    def _photo(self, photo: dict[str, Any]) -> list[tuple[str, bytes]]:
+        if photo["status"] != "ok":
+            return []
+        samples = [sample for sample in samples_of(photo, self.spec.level) if sample["sample_id"] in self.wanted]
+        if not samples:
+            return []
+        try:
+            squares, _ = cut(photo["photo"], [sample["box"] for sample in samples], self.spec, self.limits)
+        except PhotoError as error:
+            raise CorpusError(f"photo {photo['image_id']!r} was readable when it was indexed and is not now ({error}); index the study again") from error
+        return [(sample["sample_id"], square.tobytes()) for sample, square in zip(samples, squares, strict=True)]

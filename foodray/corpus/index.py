@@ -1,0 +1,169 @@
+"""From a study package to a corpus: every manifest row read once and written as a row of Parquet shards, through Ray Data.
+
+A corpus is a folder: `photos/*.parquet` (one row a photo: keys, encoded bytes, truth nested, status and reason),
+`refused.csv` (the rows that are not usable, for people) and `corpus.json`, written last: a corpus without it is unfinished.
+The rows of the shards are exactly the rows of the manifest; the sums are checked before corpus.json is written.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import ray
+import ray.data
+
+from foodray.corpus.corpus import CORPUS_FORMAT, Corpus
+from foodray.corpus.fetch import fetch_photo
+from foodray.corpus.hashing import perceptual_hash, sha256_hex
+from foodray.corpus.manifest import Study, withdrawn_ids
+from foodray.corpus.marker import Marker, find_marker, read_markers
+from foodray.corpus.photo import PhotoLimits, decode
+from foodray.corpus.progress import Tally, counted
+from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION, TRUTH_ITEMS
+from foodray.errors import CorpusError, ExistsError, PhotoError
+from foodray.provenance import code_digest
+from foodray.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """How a study is indexed."""
+
+    limits: PhotoLimits = field(default_factory=PhotoLimits)
+    """What a photo may be."""
+    rows_per_group: int = 256
+    """Photos in a Parquet row group; small enough to stream, large enough to read fast."""
+    rows_per_task: int = 32
+    """Photos that one Ray task fetches and decodes."""
+
+
+def index_study(study: Study, store: Store, config: IndexConfig | None = None) -> Corpus:
+    """Build the corpus of a study in an empty place; Ray must be running. Raises `ExistsError` when the place is taken."""
+    config = config or IndexConfig()
+    if store.exists("corpus.json"):
+        raise ExistsError(f"{store.root} already holds a corpus; choose a new place, foodray does not replace it")
+    if store.list("photos"):
+        raise ExistsError(f"{store.root} holds photos but no corpus.json: an earlier index did not finish; delete that folder or choose a new place")
+    rows = _manifest_rows(study)
+    markers = read_markers(study.markers_yaml) if study.markers_yaml else {}
+    blocks = [rows.slice(start, config.rows_per_task) for start in range(0, rows.num_rows, config.rows_per_task)]
+    filesystem, path = store.arrow("photos")
+    group = min(config.rows_per_group, rows.num_rows)
+    with counted("indexing", total=rows.num_rows, unit="photos") as tally:
+        ingest = Ingest(study.photos, config.limits, markers, tally)
+        dataset = ray.data.from_arrow(blocks).map_batches(ingest, batch_format="pyarrow", batch_size=config.rows_per_task)
+        dataset.write_parquet(path, filesystem=filesystem, min_rows_per_file=group, row_group_size=group)
+    return _seal(study, store, rows.num_rows)
+
+
+def _manifest_rows(study: Study) -> pa.Table:
+    """The images table with truth nested, extras as JSON and the withdrawal of each photo."""
+    items: dict[str, list[dict[str, Any]]] = {}
+    for item in study.truth_items.to_pylist():
+        items.setdefault(item["image_id"], []).append(item)
+    images = study.images
+    extras = [name for name in images.column_names if name.startswith("extra_")]
+    item_type = PHOTO_SCHEMA.field("items").type
+    columns = {column.name: images[column.name] for column in IMAGES}
+    columns["items"] = pa.array([items.get(image_id, []) for image_id in images["image_id"].to_pylist()], item_type)
+    columns["extra_json"] = pa.array([json.dumps(row) if row else None for row in images.select(extras).to_pylist()], pa.string())
+    columns["withdrawn"] = pa.array(withdrawn_ids(study), pa.string())
+    return pa.table(columns)
+
+
+class Ingest:
+    """Fetch, check and hash the photos of a batch of manifest rows; a refusal is a row with its reason, never an error."""
+
+    def __init__(self, photos: Store, limits: PhotoLimits, markers: dict[str, Marker], tally: Tally) -> None:
+        self.photos, self.limits, self.markers, self.tally = photos, limits, markers, tally
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Manifest rows to corpus rows (`PHOTO_SCHEMA`), one to one."""
+        with ThreadPoolExecutor(8) as pool:  # fetching waits on the network, decoding frees the interpreter
+            rows = list(pool.map(self._ingest, batch.to_pylist()))
+        self.tally.add(len(rows))
+        return pa.Table.from_pylist(rows, schema=PHOTO_SCHEMA)
+
+    def _ingest(self, row: dict[str, Any]) -> dict[str, Any]:
+        withdrawn = row.pop("withdrawn")
+        if withdrawn == "all":
+            return {**row, "status": "withdrawn"}
+        if withdrawn == "train":
+            row["consent_scope"] = "score"
+        try:
+            return {**row, **self._read(row), "status": "ok"}
+        except PhotoError as error:
+            return {**row, "status": "quarantined", "reason_code": error.reason, "reason_detail": error.detail[:300]}
+
+    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
+        data = fetch_photo(self.photos, row["image_uri"], self.limits)
+        sha256 = sha256_hex(data)
+        if row["image_sha256"] and row["image_sha256"] != sha256:
+            raise PhotoError("hash_mismatch", f"the manifest says {row['image_sha256'][:12]}…, the file is {sha256[:12]}…")
+        marker = self.markers.get(row["marker_id"] or "")
+        measure = marker is not None and marker.kind == "checkerboard" and row["marker_px_per_mm"] is None
+        photo = decode(data, limits=self.limits, cover=None if measure else 64)
+        found: dict[str, Any] = {
+            "image_sha256": sha256,
+            "num_bytes": len(data),
+            "format": photo.header.format,
+            "width_px": photo.header.width_px,
+            "height_px": photo.header.height_px,
+            "exif_orientation": photo.header.exif_orientation,
+            "phash": perceptual_hash(photo.rgb_HW3),
+            "photo": data,
+        }
+        if measure and marker is not None:
+            found["marker_px_per_mm"] = find_marker(photo.rgb_HW3, marker)
+        return found
+
+
+def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
+    """Check that every manifest row is in the shards, write refused.csv and at last corpus.json."""
+    table = Corpus.read_rows(store)
+    counts = dict.fromkeys(("ok", "quarantined", "withdrawn"), 0)
+    for status in table["status"].to_pylist():
+        counts[status] += 1
+    if table.num_rows != num_rows or len(set(table["image_id"].to_pylist())) != num_rows:
+        raise CorpusError(
+            f"{store.root}: the manifest has {num_rows} photos, the shards {table.num_rows}; the index is not complete, build it again in a new place"
+        )
+    refused = table.filter(pa.compute.not_equal(table["status"], "ok"))
+    store.write("refused.csv", _csv(refused.select(["image_id", "image_uri", "participant_id", "status", "reason_code", "reason_detail"])))
+    labels = sorted({item["class_name"] for items in _items(table) for item in items if item["class_name"]})
+    reasons = refused["reason_code"].drop_null().value_counts().to_pylist()
+    info = {
+        "format": CORPUS_FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "study": study.info,
+        "num_photos": num_rows,
+        "num_by_status": counts,
+        "num_by_reason": {row["values"]: row["counts"] for row in reasons},
+        "num_items": sum(len(items) for items in _items(table)),
+        "num_participants": len(set(table["participant_id"].to_pylist())),
+        "labels": labels,
+        "content_sha256": Corpus.content_digest(table),
+        "code_sha256": code_digest(),
+    }
+    store.write("corpus.json", json.dumps(info, indent=2, ensure_ascii=False).encode())
+    return Corpus.open(store.root)
+
+
+def _items(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
+    names = [column.name for column in TRUTH_ITEMS]
+    assert "class_name" in names
+    return (items or [] for items in table["items"].to_pylist())
+
+
+def _csv(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(table, sink)
+    return sink.getvalue()

@@ -1,0 +1,270 @@
+"""The study package: the tables a study brings about its photos, read from a folder or bucket and checked as a whole.
+
+In: a location that holds `images.csv` or `images.parquet` and, as far as there are any, `truth_items`, `foods`, `withdrawn`,
+`markers.yaml` and `study.json`. Out: a `Study` with tables of the exact schema, or one `StudyError` that lists every problem.
+Importers write the same package with `write_study`.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+import posixpath
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from foodray.corpus import validate
+from foodray.corpus.schema import SCHEMA_VERSION, TABLES, arrow_schema
+from foodray.corpus.validate import Problems, Sheet
+from foodray.errors import ExistsError, StorageError
+from foodray.storage.store import Store, is_remote
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study package that kept every rule of the schema."""
+
+    store: Store
+    """Where the package is."""
+    photos: Store
+    """Where the photos are; `image_uri` is relative to it or a full location inside it."""
+    images: pa.Table
+    """One row a photo: the columns of `schema.IMAGES`, then the study's own `extra_*` columns as strings."""
+    truth_items: pa.Table
+    """One row a food item with its truth; no rows where the study has none."""
+    foods: pa.Table | None
+    """One row a food class: the columns of `schema.FOODS`, then further nutrients."""
+    withdrawn: pa.Table | None
+    """One row a withdrawal."""
+    markers_yaml: str | None
+    """Text of markers.yaml."""
+    info: dict[str, object]
+    """Content of study.json."""
+
+
+def load_study(location: str, *, photos_root: str | None = None) -> Study:
+    """Read and check a study package, local or s3://.
+
+    `location` is the package's folder, or the images table itself. Photos are looked up under `photos_root`, else under the
+    "photos_root" of study.json (absolute, s3://, or relative to the package), else in the package's folder.
+    Raises `StudyError` with every problem of every table, and `StorageError` when the place cannot be reached.
+    """
+    store, images_file = _package(location)
+    problems = Problems()
+    info = _read_info(store, problems)
+    photos = _photos_store(store, photos_root, info, problems)
+    sheets = {name: _read_sheet(store, name, images_file if name == "images" else None, problems) for name in TABLES}
+    tables = {name: validate.conform(sheet, problems) for name, sheet in sheets.items() if sheet is not None}
+    _check(sheets, tables, photos.root, problems)
+    markers = _read_text(store, "markers.yaml", problems)
+    problems.raise_if_any(location)
+    return Study(
+        store=store,
+        photos=photos,
+        images=tables["images"],
+        truth_items=tables.get("truth_items", validate.empty("truth_items")),
+        foods=tables.get("foods"),
+        withdrawn=tables.get("withdrawn"),
+        markers_yaml=markers,
+        info=info,
+    )
+
+
+def withdrawn_ids(study: Study) -> list[str | None]:
+    """For each row of `study.images` the scope of its withdrawal, "all" or "train", or None; "all" goes before "train"."""
+    scopes: dict[tuple[str, str], str] = {}
+    for row in [] if study.withdrawn is None else study.withdrawn.to_pylist():
+        for name in ("participant_id", "image_id"):
+            # A row that names both withdraws that photo only; loading such a table warns.
+            if row[name] is not None and not (name == "participant_id" and row["image_id"] is not None):
+                scopes[name, row[name]] = "all" if "all" in (row["scope"], scopes.get((name, row[name]))) else "train"
+    columns = [study.images[name].to_pylist() for name in ("participant_id", "image_id")]
+    found = [{scopes.get(("participant_id", participant)), scopes.get(("image_id", image))} for participant, image in zip(*columns, strict=True)]
+    return ["all" if "all" in both else "train" if "train" in both else None for both in found]
+
+
+def write_study(
+    store: Store,
+    *,
+    images: pa.Table,
+    truth_items: pa.Table,
+    foods: pa.Table | None = None,
+    markers_yaml: str | None = None,
+    info: dict[str, object],
+) -> None:
+    """Write a package: images and truth_items as Parquet, foods as CSV, markers.yaml, study.json.
+
+    Raises `ExistsError` before anything is written when the place holds any part of a package. images.parquet comes last,
+    so that an interrupted write is not taken for a study.
+    """
+    for key in [f"{name}{suffix}" for name in TABLES for suffix in SUFFIXES] + ["study.json", "markers.yaml"]:
+        if store.exists(key):
+            raise ExistsError(f"{store.uri(key)} already exists; choose a new place, foodray does not replace it")
+    files = {"study.json": json.dumps({"schema_version": SCHEMA_VERSION, **info}, indent=2, ensure_ascii=False).encode()}
+    if markers_yaml is not None:
+        files["markers.yaml"] = markers_yaml.encode()
+    if foods is not None:
+        files["foods.csv"] = _csv_bytes(_in_schema("foods", foods))
+    files["truth_items.parquet"] = _parquet_bytes(_in_schema("truth_items", truth_items))
+    files["images.parquet"] = _parquet_bytes(_in_schema("images", images))
+    for key, data in files.items():
+        store.write(key, data)
+
+
+def _package(location: str) -> tuple[Store, str | None]:
+    if not location.endswith(SUFFIXES):
+        return Store(location), None
+    folder, _, file = location.rpartition("/")
+    return Store(folder or ("/" if location.startswith("/") else ".")), file
+
+
+def _photos_store(store: Store, photos_root: str | None, info: dict[str, object], problems: Problems) -> Store:
+    named = photos_root if photos_root is not None else info.get("photos_root")
+    if named is None or named == "":
+        return store
+    if not isinstance(named, str):
+        problems.add_file("study", f"study.json: photos_root is {named!r}, it has to be a location in quotes")
+        return store
+    if photos_root is not None or is_remote(named) or posixpath.isabs(named):
+        return Store(named)
+    if not store.remote:
+        return Store(os.path.normpath(f"{store.root}/{named}"))
+    if ".." in named.split("/"):
+        problems.add_file("study", f"study.json: photos_root {named!r} leaves the package; in object storage give the full s3:// location")
+        return store
+    return Store(f"{store.root}/{posixpath.normpath(named)}")
+
+
+def _read_info(store: Store, problems: Problems) -> dict[str, object]:
+    text = _read_text(store, "study.json", problems)
+    try:
+        info = json.loads(text) if text is not None else {}
+    except json.JSONDecodeError as error:
+        problems.add_file("study", f"study.json line {error.lineno}: is not JSON: {error.msg}")
+        return {}
+    if not isinstance(info, dict):
+        problems.add_file("study", f"study.json: holds a {type(info).__name__}, it has to hold an object with named fields")
+        return {}
+    return info
+
+
+def _read_text(store: Store, key: str, problems: Problems) -> str | None:
+    if not store.exists(key):
+        return None
+    data = _read_bytes(store, key, "study", problems)
+    return None if data is None else _decode(data, key, "study", problems)
+
+
+def _read_bytes(store: Store, key: str, name: str, problems: Problems) -> bytes | None:
+    try:
+        return store.read(key)
+    except (FileNotFoundError, PermissionError, StorageError) as error:
+        problems.add_file(name, f"{key}: cannot be read: {type(error).__name__}: {error}")
+        return None
+
+
+def _decode(data: bytes, file: str, name: str, problems: Problems) -> str | None:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problems.add_file(name, f"{file} line {line}: is not UTF-8 (byte 0x{data[error.start]:02x}); save the file as 'CSV UTF-8'")
+        return None
+
+
+def _read_sheet(store: Store, name: str, file: str | None, problems: Problems) -> Sheet | None:
+    """One table as it is stored; None where it is absent or cannot be read, which is then among the problems."""
+    found = [file] if file is not None else [f"{name}{suffix}" for suffix in SUFFIXES if store.exists(f"{name}{suffix}")]
+    if len(found) > 1:
+        problems.add_file(name, f"{' and '.join(found)}: the table is there twice; keep one of them")
+    if not found and name == "images":
+        problems.add_file(name, f"there is no images.csv or images.parquet in {store.root}; a study package needs one, with image_uri and participant_id")
+    data = _read_bytes(store, found[0], name, problems) if len(found) == 1 else None
+    if data is None:
+        return None
+    return _read_parquet(data, name, found[0], problems) if found[0].endswith(".parquet") else _read_csv(data, name, found[0], problems)
+
+
+def _read_parquet(data: bytes, name: str, file: str, problems: Problems) -> Sheet | None:
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        problems.add_file(name, f"{file}: is not a readable Parquet file: {str(error).splitlines()[0]}")
+        return None
+    return Sheet(name=name, file=file, data=table, numbers=np.arange(table.num_rows), unit="row")
+
+
+def _read_csv(data: bytes, name: str, file: str, problems: Problems) -> Sheet | None:
+    """Every cell as text, so that ids keep their leading zeros. Lines are counted as a spreadsheet does: one a record."""
+    text = _decode(data, file, name, problems)
+    if text is None:
+        return None
+    limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a polygon may be longer than the default of 131,072
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        problems.add_file(name, f"{file}: is not a readable CSV file: {error}")
+        return None
+    finally:
+        csv.field_size_limit(limit)
+    if not records or not any(records[0]):
+        problems.add_file(name, f"{file}: is empty; the first line has to name the columns")
+        return None
+    return _sheet_of(records, name, file, problems)
+
+
+def _sheet_of(records: list[list[str]], name: str, file: str, problems: Problems) -> Sheet:
+    header = records[0]
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        problems.add_file(name, f"{file} line 1: the columns seem to be separated by {';' if ';' in header[0] else 'tabs'}; save the file with commas")
+    numbered = [(number, cells) for number, cells in enumerate(records[1:], start=2) if any(cells)]
+    ragged = [(number, len(cells)) for number, cells in numbered if len(cells) != len(header)]
+    for number, count in ragged:
+        problems.add_file(name, f"{file} line {number}: has {count} cells, the header has {len(header)}; put text with commas in double quotes")
+    rows = [(number, cells) for number, cells in numbered if len(cells) == len(header)] if ragged else numbered
+    columns = list(zip(*(cells for _, cells in rows), strict=True)) or [()] * len(header)
+    # Spreadsheets leave nameless empty columns at the right; they hold nothing, so nothing is lost.
+    kept = [index for index, column in enumerate(header) if column or any(columns[index])]
+    table = pa.table([pa.array(columns[index], pa.string()) for index in kept], names=[header[index] for index in kept])
+    return Sheet(name=name, file=file, data=table, numbers=np.array([number for number, _ in rows], dtype=np.int64), unit="line")
+
+
+def _check(sheets: dict[str, Sheet | None], tables: dict[str, pa.Table], photos_root: str, problems: Problems) -> None:
+    """The checks beyond single columns, each on the tables that could be read; `tables['images']` gets its ids."""
+    images, truth, foods, withdrawn = (sheets[name] for name in ("images", "truth_items", "foods", "withdrawn"))
+    if images is not None:
+        tables["images"] = validate.check_images(images, tables["images"], photos_root, problems)
+    if foods is not None:
+        validate.check_foods(foods, tables["foods"], problems)
+    if truth is not None:
+        validate.check_truth(truth, tables["truth_items"], tables.get("images"), tables.get("foods"), problems)
+    if withdrawn is not None:
+        validate.check_withdrawn(withdrawn, tables["withdrawn"], tables.get("images"), problems)
+
+
+def _in_schema(name: str, table: pa.Table) -> pa.Table:
+    """A table with its schema's columns in order, absent ones null, further ones at the end."""
+    schema = arrow_schema(TABLES[name])
+    arrays = {field.name: table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type) for field in schema}
+    return pa.table({**arrays, **{more: table[more] for more in table.column_names if more not in schema.names}})
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _csv_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pa_csv.write_csv(table, sink)
+    return sink.getvalue()

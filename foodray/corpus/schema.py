@@ -1,0 +1,170 @@
+"""The tables of a study, as data: columns, types, units, allowed values and meaning, in one place.
+
+Everything that reads, validates, writes or documents a study table goes through these. The photo rows of a corpus are
+the `images` columns, what the decoder found, the encoded bytes, and the truth items of the photo nested as a list.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1.0"
+
+OCCASION_TYPES = ("breakfast", "lunch", "dinner", "snack", "drink", "other", "unknown")
+CAPTURE_ROLES = ("before", "during", "after", "label", "reference", "other")
+VIEWS = ("oblique45", "top", "side", "unknown")
+SPLITS = ("train", "val", "test", "score")
+CONSENT_SCOPES = ("score", "score_train", "none")
+AMOUNT_BASES = ("served", "leftover", "consumed")
+TRUTH_METHODS = ("weighed", "weigh_back", "recipe", "dietitian_visual", "recall", "label")
+
+REASONS = {
+    "not_found": "nothing is stored at the photo's location",
+    "access_denied": "the storage refused to hand the photo out",
+    "empty": "the file has no bytes",
+    "too_large": "the file has more bytes than the limit",
+    "too_many_pixels": "the header announces more pixels or a longer side than the limit",
+    "format_not_allowed": "the file is an image of a format that is not on the allow-list",
+    "format_needs_extra": "the file is HEIC, which needs the optional decoder",
+    "unidentified": "the bytes are not an image of any known format",
+    "truncated": "the image ends before its pixels do",
+    "decode_error": "the decoder failed inside the image",
+    "timeout": "the storage did not answer in time",
+    "oom": "there was not enough memory to decode the photo",
+    "model_error": "the model failed on this photo",
+    "hash_mismatch": "the bytes differ from the hash in the manifest",
+}
+"""Every reason for which a photo is refused, with its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a study table."""
+
+    name: str
+    """Name, with the unit at its end where there is one."""
+    type: pa.DataType
+    """Arrow type that the values are cast to."""
+    meaning: str
+    """What it holds, for the data dictionary."""
+    required: bool = False
+    """Whether every row must have a value."""
+    allowed: tuple[str, ...] = ()
+    """The values an enumeration may take; empty for any."""
+    minimum: float | None = None
+    """Smallest value that is possible."""
+    default: str | None = None
+    """Value taken where the column or the cell is empty."""
+
+
+def _text(name: str, meaning: str, **more: object) -> Column:
+    return Column(name=name, type=pa.string(), meaning=meaning, **more)  # type: ignore[arg-type]
+
+
+def _number(name: str, meaning: str, minimum: float | None = 0.0) -> Column:
+    return Column(name=name, type=pa.float64(), meaning=meaning, minimum=minimum)
+
+
+IMAGES = (
+    _text("image_id", "stable id of the photo, unique; by default the first 16 hex digits of the hash of its location"),
+    _text("image_uri", "where the photo is: s3://… or relative to the photos' root", required=True),
+    _text("image_sha256", "hash of the file's bytes; where given it is checked at ingest"),
+    _text("study_id", "study"),
+    _text("site_id", "centre or arm"),
+    _text("participant_id", "pseudonym of the participant: the unit that splits and intervals keep together", required=True),
+    Column(name="study_day", type=pa.int16(), meaning="index of the recall day, from 1", minimum=1),
+    _text("occasion_id", "eating occasion; by default participant|day|type"),
+    _text("occasion_type", "kind of eating occasion", allowed=OCCASION_TYPES),
+    _text("capture_role", "role of the photo", allowed=CAPTURE_ROLES, default="before"),
+    _text("pair_id", "joins the photos of one serving (before and after, or several views)"),
+    _text("view", "camera view", allowed=VIEWS, default="unknown"),
+    _text("captured_at", "local time, ISO 8601"),
+    _text("captured_at_source", "where the time comes from", allowed=("manifest", "exif", "upload", "none")),
+    _text("marker_id", "reference object expected in the photo, a key of markers.yaml"),
+    Column(
+        name="marker_px_per_mm",
+        type=pa.float64(),
+        meaning="scale at the reference object in px of the oriented photo per mm, where it was measured or annotated",
+        minimum=0.0,
+    ),
+    _text("device_model", "camera model"),
+    _text("amount_target", "what the truth refers to", allowed=("served", "consumed")),
+    _text("split", "fixed split, the same for all photos of a participant", allowed=SPLITS),
+    _text("consent_scope", "what the participant agreed to; only score_train is trained on", allowed=CONSENT_SCOPES, default="score"),
+)
+"""One row a photo. Columns named `extra_*` are passed through untouched."""
+
+TRUTH_ITEMS = (
+    _text("truth_item_id", "id of the item, unique", required=True),
+    _text("image_id", "photo that shows the item"),
+    _text("occasion_id", "eating occasion, where the truth is not tied to a photo"),
+    _number("bbox_x", "left edge of the box in px of the oriented photo"),
+    _number("bbox_y", "upper edge of the box in px of the oriented photo"),
+    _number("bbox_w", "width of the box in px of the oriented photo"),
+    _number("bbox_h", "height of the box in px of the oriented photo"),
+    _text("segmentation", "mask as JSON: a COCO polygon list or a COCO run-length code"),
+    _text("class_name", "food class, a word of the label set"),
+    _text("food_code_system", "coding system, for instance FNDDS"),
+    _text("food_code_version", "version of the coding system"),
+    _text("food_code", "code in that system"),
+    _number("mass_g", "mass in g; empty is unknown, 0 is a value"),
+    _number("volume_ml", "volume in mL"),
+    _number("energy_kcal", "energy in kcal"),
+    _text("amount_basis", "what the amounts refer to", allowed=AMOUNT_BASES),
+    _text("truth_method", "how the truth was obtained", allowed=TRUTH_METHODS),
+    _text("rater_id", "who coded it"),
+    _text("rater_role", "role of the rater"),
+    _text("rated_at", "when it was coded, ISO 8601"),
+)
+"""One row a food item with its truth."""
+
+FOODS = (
+    _text("class_name", "food class", required=True),
+    _text("parent_group", "group of the class"),
+    _number("energy_kcal_per_100g", "energy density in kcal per 100 g"),
+    _number("density_g_per_ml", "density in g per mL"),
+    _text("source", "where the values come from"),
+)
+"""One row a food class; further nutrient columns are passed through."""
+
+WITHDRAWN = (
+    _text("participant_id", "participant who withdrew"),
+    _text("image_id", "photo that was withdrawn"),
+    _text("requested_at", "when"),
+    _text("scope", "what the withdrawal covers", allowed=("all", "train"), default="all"),
+)
+"""One row a withdrawal: of a participant, or of one photo."""
+
+TABLES = {"images": IMAGES, "truth_items": TRUTH_ITEMS, "foods": FOODS, "withdrawn": WITHDRAWN}
+"""The tables of a study package by file name."""
+
+
+def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema of a table's own columns, in order."""
+    return pa.schema([pa.field(column.name, column.type) for column in columns])
+
+
+DECODED_FIELDS = [
+    pa.field("num_bytes", pa.int64()),
+    pa.field("format", pa.string()),
+    pa.field("width_px", pa.int32()),
+    pa.field("height_px", pa.int32()),
+    pa.field("exif_orientation", pa.int8()),
+    pa.field("phash", pa.uint64()),
+]
+"""What the decoder found; width and height are those of the oriented photo."""
+
+PHOTO_SCHEMA = pa.schema(
+    [
+        *arrow_schema(IMAGES),
+        *DECODED_FIELDS,
+        pa.field("items", pa.list_(pa.struct(list(arrow_schema(TRUTH_ITEMS))))),
+        pa.field("extra_json", pa.string()),
+        pa.field("status", pa.string()),
+        pa.field("reason_code", pa.string()),
+        pa.field("reason_detail", pa.string()),
+        pa.field("photo", pa.binary()),
+    ]
+)
+"""A row of a corpus shard: one manifest row, its truth nested in `items`, its `status` (ok, quarantined, withdrawn) with the
+reason where it is not ok, and its encoded bytes in `photo` where it is."""

@@ -1,0 +1,374 @@
+"""The rules of a study package: tables as they were stored go in, tables of the exact schema come out, and every problem is collected.
+
+Nothing here stops at the first problem. Each check adds sentences to a `Problems`, with the row number as the user sees it:
+the line of a CSV file (the header is line 1), the row of a Parquet file (from 0). The reader (`manifest`) raises them all at once.
+"""
+
+import difflib
+import hashlib
+import logging
+import math
+import posixpath
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from foodray.corpus.schema import TABLES, Column, arrow_schema
+from foodray.errors import StudyError
+
+log = logging.getLogger(__name__)
+
+EXTRA_PREFIX = "extra_"
+BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+MAX_SUGGESTIONS = 200  # difflib takes about 0.1 ms a word; a column wrong throughout needs no more of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """One table as it was stored: text from a CSV file, typed columns from Parquet."""
+
+    name: str
+    """Which table: a key of `TABLES`."""
+    file: str
+    """File name, for messages."""
+    data: pa.Table
+    """The stored columns."""
+    numbers: np.ndarray
+    """Row number of each row as the user sees it."""
+    unit: str
+    """What such a number counts: line or row."""
+
+    def at(self, row: int) -> str:
+        """The place of a row, such as 'line 3'."""
+        return f"{self.unit} {self.numbers[row]}"
+
+
+@dataclass
+class Problems:
+    """Every problem found so far, in the order of tables and rows."""
+
+    found: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def add(self, sheet: Sheet, row: int, text: str) -> None:
+        """A problem of one row."""
+        self.found.append((list(TABLES).index(sheet.name), row, f"{sheet.file} {sheet.at(row)}: {text}"))
+
+    def add_all(self, sheet: Sheet, rows: np.ndarray, text: Callable[[int], str]) -> None:
+        """The same kind of problem in every row where the boolean mask `rows` is true."""
+        for row in np.flatnonzero(rows):
+            self.add(sheet, int(row), text(int(row)))
+
+    def add_file(self, name: str, text: str) -> None:
+        """A problem of a whole file; `name` is its table, or anything else for the package itself."""
+        self.found.append((list(TABLES).index(name) if name in TABLES else -1, -1, text))
+
+    def raise_if_any(self, source: str) -> None:
+        """Raise one `StudyError` with all of them."""
+        if self.found:
+            raise StudyError(source, [text for _, _, text in sorted(self.found, key=lambda problem: problem[:2])])
+
+
+def nearest(word: str, options: Sequence[str]) -> str:
+    """'; nearest is …' for the option that resembles a word most, or nothing."""
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"; nearest is {by_lower[close[0]]!r}" if close else ""
+
+
+def conform(sheet: Sheet, problems: Problems) -> pa.Table:
+    """A table cast to its schema: columns in schema order, defaults filled, what is absent or wrong null.
+
+    `extra_*` columns of images follow as strings, further columns of foods as numbers where every value is one, else as strings.
+    """
+    columns = TABLES[sheet.name]
+    _check_names(sheet, columns, problems)
+    arrays = {column.name: _cast(sheet, column, problems) for column in columns}
+    return pa.table({**arrays, **_extras(sheet, columns, problems)})
+
+
+def _check_names(sheet: Sheet, columns: tuple[Column, ...], problems: Problems) -> None:
+    known = [column.name for column in columns]
+    present = sheet.data.column_names
+    for name in sorted({name for name in present if present.count(name) > 1}):
+        problems.add_file(sheet.name, f"{sheet.file}: the column {name!r} is there {present.count(name)} times")
+    for column in columns:
+        if column.required and column.name not in present:
+            problems.add_file(sheet.name, f"{sheet.file}: the column {column.name!r} ({column.meaning}) is missing")
+    for name in dict.fromkeys(present):
+        if name in known or (name.startswith(EXTRA_PREFIX) and sheet.name == "images"):
+            continue
+        if name.startswith(EXTRA_PREFIX):
+            log.warning("%s: the column %r is not read; only the images table passes %s* columns through", sheet.file, name, EXTRA_PREFIX)
+        elif sheet.name == "foods":
+            # Nutrient columns pass through, so only what is almost a known name is taken for a slip.
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+            if close:
+                problems.add_file(sheet.name, f"{sheet.file}: unknown column {name!r}; did you mean {close[0]!r}?")
+        else:
+            hint = f"; to pass it through untouched call it {EXTRA_PREFIX + re.sub(r'[^A-Za-z0-9_]', '_', name)!r}" if sheet.name == "images" else "; remove it"
+            problems.add_file(sheet.name, f"{sheet.file}: unknown column {name!r}{nearest(name, known)}{hint}")
+
+
+def _cast(sheet: Sheet, column: Column, problems: Problems) -> pa.Array:
+    """One column in its type; cells that are wrong are reported and null."""
+    if sheet.data.column_names.count(column.name) != 1:
+        values = pa.nulls(sheet.data.num_rows, column.type)
+    elif pa.types.is_string(column.type):
+        values = _text(sheet, column.name, problems)
+        if column.required:
+            problems.add_all(sheet, _mask(values.is_null()), lambda row: f"{column.name} is empty; every row needs one")
+        if column.allowed:
+            values = _enumerated(sheet, column, values, problems)
+    else:
+        values = _numbers(sheet, column, problems)
+    return values if column.default is None else values.fill_null(column.default)
+
+
+def _text(sheet: Sheet, name: str, problems: Problems) -> pa.Array:
+    """A stored column as strings, empty ones null."""
+    stored = _stored(sheet, name)
+    kind = stored.type
+    words = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    readable = words or pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind) or name.startswith(EXTRA_PREFIX)
+    try:
+        values = pc.cast(stored, pa.string()) if readable else None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        values = None
+    if values is None:
+        problems.add_file(sheet.name, f"{sheet.file}: the column {name!r} holds {stored.type}, it has to hold text")
+        return pa.nulls(len(stored), pa.string())
+    return pc.if_else(pc.equal(values, ""), None, values)
+
+
+def _numbers(sheet: Sheet, column: Column, problems: Problems) -> pa.Array:
+    """A stored column as numbers of the column's type; text is parsed, what is no finite number in range is reported."""
+    stored = _stored(sheet, column.name)
+    kind = stored.type
+    if pa.types.is_boolean(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind) or pa.types.is_binary(kind):
+        problems.add_file(sheet.name, f"{sheet.file}: the column {column.name!r} holds {kind}, it has to hold numbers")
+        return pa.nulls(len(stored), column.type)
+    text = pc.cast(stored, pa.string())
+    filled = _mask(pc.fill_null(pc.not_equal(text, ""), False))
+    numeric = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    whole = pa.types.is_integer(column.type)
+    bad = filled & ~np.isfinite(numeric)
+    if whole:
+        bad |= filled & (numeric != np.floor(numeric)) | (np.abs(np.nan_to_num(numeric)) > np.iinfo(column.type.to_pandas_dtype()).max)
+    what = "a whole number in range" if whole else "a finite number"
+    problems.add_all(sheet, bad, lambda row: f"{column.name} {text[row].as_py()!r} is not {what}{_number_hint(text[row].as_py())}")
+    low = filled & ~bad & (numeric < (-math.inf if column.minimum is None else column.minimum))
+    problems.add_all(sheet, low, lambda row: f"{column.name} is {text[row].as_py()}; it cannot be below {column.minimum:g}")
+    usable = filled & ~bad & ~low
+    return pa.array(np.where(usable, numeric, 0), mask=~usable).cast(column.type)
+
+
+def _number_hint(value: str) -> str:
+    if "," in value:
+        return "; write the decimals with a point, without separators"
+    return "; leave the cell empty where the value is unknown" if value.strip().lower() in ("nan", "na", "n/a", "null", "none", "-", ".", "?") else ""
+
+
+def _enumerated(sheet: Sheet, column: Column, values: pa.Array, problems: Problems) -> pa.Array:
+    wrong = _mask(pc.and_(values.is_valid(), pc.invert(pc.is_in(values, pa.array(column.allowed)))))
+    _add_unlisted(sheet, column.name, values, wrong, column.allowed, f"is not one of {', '.join(column.allowed)}", problems)
+    return pc.if_else(pa.array(wrong), None, values)
+
+
+def _add_unlisted(sheet: Sheet, name: str, values: pa.Array, wrong: np.ndarray, options: Sequence[str], why: str, problems: Problems) -> None:
+    """Report words that are not in a list, each with the nearest one that is."""
+    rows = np.flatnonzero(wrong)
+    words = values.take(pa.array(rows)).to_pylist()
+    hints = {word: nearest(word, options) for word in list(dict.fromkeys(words))[:MAX_SUGGESTIONS]}
+    for row, word in zip(rows, words, strict=True):
+        problems.add(sheet, int(row), f"{name} {word!r} {why}{hints.get(word, '')}")
+
+
+def _extras(sheet: Sheet, columns: tuple[Column, ...], problems: Problems) -> dict[str, pa.Array]:
+    """The study's own columns that are passed through."""
+    own = [
+        name for name in dict.fromkeys(sheet.data.column_names) if name not in {column.name for column in columns} and sheet.data.column_names.count(name) == 1
+    ]
+    if sheet.name == "images":
+        return {name: _text(sheet, name, problems) for name in own if name.startswith(EXTRA_PREFIX)}
+    return {name: _number_or_text(_stored(sheet, name)) for name in own} if sheet.name == "foods" else {}
+
+
+def _number_or_text(values: pa.Array) -> pa.Array:
+    known = pc.if_else(pc.equal(values, ""), None, values) if pa.types.is_string(values.type) else values
+    try:
+        return pc.cast(known, pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return known
+
+
+def _stored(sheet: Sheet, name: str) -> pa.Array:
+    """A column as it was stored, in one piece."""
+    values = sheet.data[name].combine_chunks()
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+
+def _mask(values: pa.Array) -> np.ndarray:
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _matches(values: pa.Array, pattern: str) -> np.ndarray:
+    return _mask(pc.fill_null(pc.match_substring_regex(values, pattern), False))
+
+
+def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Problems) -> pa.Table:
+    """Check what images promise among themselves and fill their ids.
+
+    image_id: the first 16 hex digits of the sha256 of image_uri; occasion_id: participant|day|type where day and type are known.
+    """
+    if not table.num_rows:
+        problems.add_file("images", f"{sheet.file}: the table has no rows; a study needs at least one photo")
+    column = {name: table[name].combine_chunks() for name in table.column_names}
+    problems.add_all(
+        sheet,
+        _matches(column["participant_id"], r"[@\s]"),
+        lambda row: f"participant_id {column['participant_id'][row].as_py()!r} has an '@' or a space; use a pseudonym, never a name or an address",
+    )
+    given = column["image_id"]
+    problems.add_all(
+        sheet,
+        _mask(given.is_valid()) & ~_matches(given, r"^[A-Za-z0-9._-]{1,64}$"),
+        lambda row: f"image_id {given[row].as_py()!r} is not 1 to 64 of the characters A-Z a-z 0-9 . _ -",
+    )
+    repeated = _check_uris(sheet, column["image_uri"], photos_root, problems)
+    ids = [known or (default_image_id(uri) if uri else None) for known, uri in zip(given.to_pylist(), column["image_uri"].to_pylist(), strict=True)]
+    column["image_id"] = pa.array(ids, pa.string())
+    # A default id repeats because its image_uri does, which has been said.
+    _check_unique(sheet, "image_id", pc.if_else(pa.array(repeated & _mask(given.is_null())), None, column["image_id"]), problems)
+    column["occasion_id"] = pc.coalesce(column["occasion_id"], _occasion_ids(column))
+    _check_splits(sheet, column["participant_id"], column["split"], problems)
+    return pa.table(column)
+
+
+def default_image_id(uri: str) -> str:
+    """The id of a photo that was given none."""
+    return hashlib.sha256(uri.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _occasion_ids(column: dict[str, pa.Array]) -> pa.Array:
+    return pc.binary_join_element_wise(column["participant_id"], pc.cast(column["study_day"], pa.string()), column["occasion_type"], "|")
+
+
+def _check_uris(sheet: Sheet, uris: pa.Array, photos_root: str, problems: Problems) -> np.ndarray:
+    """A location is relative to the photos' root or inside it; whatever could lead elsewhere is refused. Returns which rows repeat one."""
+    prefix = photos_root.rstrip("/") + "/"
+    remote = _matches(uris, "://")
+    s3 = _matches(uris, "^s3://")
+    reasons = [
+        (_matches(uris, r"\x00"), "holds a NUL character"),
+        (_matches(uris, r"\\"), "holds a backslash; folders are separated by /"),
+        (_matches(uris, r"(^|/)\.\.(/|$)"), "holds '..'; a location may not leave the photos' root"),
+        (_matches(uris, "^/"), f"is absolute; give it relative to the photos' root {photos_root}"),
+        (remote & ~s3, "has a scheme that is not allowed; only s3:// and relative locations are"),
+        (
+            s3 & ~_mask(pc.fill_null(pc.starts_with(uris, prefix), False)),
+            f"is outside the photos' root {photos_root}; move it there, or name another photos_root",
+        ),
+    ]
+    safe = np.ones(len(uris), dtype=bool)
+    for wrong, why in reasons:
+        problems.add_all(sheet, wrong & safe, lambda row, why=why: f"image_uri {uris[row].as_py()!r} {why}")  # type: ignore[misc]
+        safe &= ~wrong
+    keys = [None if uri is None else posixpath.normpath(uri.removeprefix(prefix)) for uri in uris.to_pylist()]
+    return _check_unique(sheet, "image_uri", pa.array(keys, pa.string()), problems)
+
+
+def _check_unique(sheet: Sheet, name: str, values: pa.Array, problems: Problems) -> np.ndarray:
+    """Report every repetition with the row that had the value first, and return the mask of them; nulls repeat freely."""
+    series = values.to_pandas()
+    again = np.asarray(series.duplicated() & series.notna(), dtype=bool)
+    if again.any():
+        first = dict(reversed([(value, row) for row, value in enumerate(series)]))
+        problems.add_all(sheet, again, lambda row: f"{name} {series[row]!r} is already on {sheet.at(first[series[row]])}")
+    return again
+
+
+def _check_splits(sheet: Sheet, participants: pa.Array, splits: pa.Array, problems: Problems) -> None:
+    frame = pd.DataFrame({"participant": participants.to_pandas(), "split": splits.to_pandas()}).dropna()
+    first = frame[~frame.duplicated()]
+    torn = first[first["participant"].duplicated(keep=False)]
+    for participant, rows in torn.groupby("participant", sort=False):
+        where = rows.index.to_numpy()
+        places = " and ".join(f"{split} ({sheet.at(row)})" for row, split in zip(where, rows["split"], strict=True))
+        problems.add(sheet, int(where[1]), f"participant {participant!r} is in more than one split: {places}; all photos of a participant belong to one")
+
+
+def check_truth(sheet: Sheet, table: pa.Table, images: pa.Table | None, foods: pa.Table | None, problems: Problems) -> None:
+    """Check truth items: unique ids, whole boxes, and references to photos and foods that exist (tables that could not be read are None)."""
+    _check_unique(sheet, "truth_item_id", table["truth_item_id"].combine_chunks(), problems)
+    _check_boxes(sheet, table, problems)
+    photo, occasion = table["image_id"].combine_chunks(), table["occasion_id"].combine_chunks()
+    loose = _mask(photo.is_null()) & _mask(occasion.is_null())
+    problems.add_all(sheet, loose, lambda row: "has neither an image_id nor an occasion_id, so it belongs to nothing")
+    if images is not None:
+        _check_references(sheet, photo, occasion, images, problems)
+    if foods is not None:
+        classes, known = table["class_name"].combine_chunks(), foods["class_name"].combine_chunks().drop_null()
+        wrong = _mask(pc.and_(classes.is_valid(), pc.invert(pc.is_in(classes, known))))
+        _add_unlisted(sheet, "class_name", classes, wrong, known.to_pylist(), "is not in foods", problems)
+
+
+def _check_references(sheet: Sheet, photo: pa.Array, occasion: pa.Array, images: pa.Table, problems: Problems) -> None:
+    unknown = _mask(pc.and_(photo.is_valid(), pc.invert(pc.is_in(photo, images["image_id"].combine_chunks()))))
+    adrift = unknown & _mask(occasion.is_null())
+    problems.add_all(sheet, adrift, lambda row: f"image_id {photo[row].as_py()!r} is not in images; correct it, or give an occasion_id")
+    num_unseen = int((unknown & ~adrift).sum())
+    if num_unseen:
+        log.warning("%s: %d items name a photo that is not in images; their occasion_id is used alone", sheet.file, num_unseen)
+
+
+def _check_boxes(sheet: Sheet, table: pa.Table, problems: Problems) -> None:
+    given = np.stack([_mask(table[name].combine_chunks().is_valid()) for name in BOX])
+    # A cell that was reported as no number or negative is null by now; it is not reported again as a missing part.
+    filled = np.stack([_filled(sheet, name) for name in BOX])
+    part = np.asarray(filled.any(axis=0) & ~filled.all(axis=0))
+    problems.add_all(
+        sheet, part, lambda row: f"the box has no {', '.join(name for name, has in zip(BOX, filled[:, row], strict=True) if not has)}; give all four or none"
+    )
+    size = np.stack([table[name].fill_null(1).to_numpy() for name in ("bbox_w", "bbox_h")])
+    flat = np.asarray(given[2:].all(axis=0) & (size <= 0).any(axis=0))
+    problems.add_all(sheet, flat, lambda row: f"the box is {size[0, row]:g} x {size[1, row]:g} px; width and height have to be above 0")
+
+
+def _filled(sheet: Sheet, name: str) -> np.ndarray:
+    if name not in sheet.data.column_names:
+        return np.zeros(sheet.data.num_rows, dtype=bool)
+    stored = _stored(sheet, name)
+    return _mask(pc.fill_null(pc.not_equal(stored, ""), False) if pa.types.is_string(stored.type) else stored.is_valid())
+
+
+def check_foods(sheet: Sheet, table: pa.Table, problems: Problems) -> None:
+    """Check foods: each class once."""
+    _check_unique(sheet, "class_name", table["class_name"].combine_chunks(), problems)
+
+
+def check_withdrawn(sheet: Sheet, table: pa.Table, images: pa.Table | None, problems: Problems) -> None:
+    """Check withdrawals: each names somebody. One that matches no photo is a warning: the photos may have been removed already."""
+    nobody = _mask(table["participant_id"].combine_chunks().is_null()) & _mask(table["image_id"].combine_chunks().is_null())
+    problems.add_all(sheet, nobody, lambda row: "names neither a participant_id nor an image_id")
+    num_both = int((_mask(table["participant_id"].combine_chunks().is_valid()) & _mask(table["image_id"].combine_chunks().is_valid())).sum())
+    if num_both:
+        log.warning(
+            "%s: %d rows name a participant and a photo; only that photo is withdrawn, give a participant alone to withdraw all of theirs", sheet.file, num_both
+        )
+    if images is None:
+        return
+    for name in ("participant_id", "image_id"):
+        asked = table[name].combine_chunks()
+        unknown = _mask(pc.and_(asked.is_valid(), pc.invert(pc.is_in(asked, images[name].combine_chunks()))))
+        for row in np.flatnonzero(unknown):
+            log.warning("%s %s: %s %r withdraws nothing, no photo has it", sheet.file, sheet.at(int(row)), name, asked[int(row)].as_py())
+
+
+def empty(name: str) -> pa.Table:
+    """A table of the package with no rows."""
+    return arrow_schema(TABLES[name]).empty_table()

@@ -1,0 +1,1 @@
+"""TENSORS: networks and losses; torch only, no idea of files or Ray."""

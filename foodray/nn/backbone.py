@@ -1,0 +1,93 @@
+"""Backbones by their timm name, and the parameters that make up their lower layers.
+
+In: a name and where its weights come from. Out: a module from (B, 3, H, W) float images to (B, D) pooled features.
+"""
+
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from foodray.config import nearest
+from foodray.errors import ConfigError
+
+LEVELS = ("stem", "layer1", "layer2", "layer3", "all")
+"""How deep the lower layers reach, in the four-stage networks that timm describes."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PixelNorm(nn.Module):
+    """uint8 or 0-255 images (B, 3, H, W) to normalised float; part of the network, so training and serving cannot differ."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255))
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """The normalised image, float32."""
+        return (image_B3HW.float() - self.shift) * self.scale
+
+
+def check_backbone(name: str) -> str:
+    """The name, if timm knows it; otherwise `ConfigError` with the nearest one."""
+    if not timm.is_model(name):
+        raise ConfigError(f"backbone = {name!r} is not a timm model; {nearest(name, timm.list_models())}")
+    return name
+
+
+def make_backbone(name: str, weights: str) -> nn.Module:
+    """A timm network without its classifier.
+
+    `weights` is "random", "pretrained" (timm's published weights, from the hub or its cache) or a path to a
+    `.safetensors` file of the same network. Raises `ConfigError` when they cannot be had.
+    """
+    check_backbone(name)
+    try:
+        network = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0)
+    except Exception as error:
+        if weights != "pretrained":
+            raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"weights = 'pretrained': the published weights of {name} could not be had ({reason}); "
+            "connect to the model hub once, or set weights to a .safetensors path, an s3:// location, or 'random'"
+        ) from error
+    if weights not in ("pretrained", "random"):
+        _load_file(network, name, Path(weights))
+    return network
+
+
+def _load_file(network: nn.Module, name: str, path: Path) -> None:
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ConfigError(f"weights = {str(path)!r}: give 'pretrained', 'random', or an existing .safetensors file (pickled weights are never loaded)")
+    state = load_file(path)
+    wanted = network.state_dict()
+    try:
+        network.load_state_dict({key: state[key] for key in wanted if key in state or not key.endswith("num_batches_tracked")}, strict=False)
+    except (KeyError, RuntimeError) as error:
+        raise ConfigError(f"weights = {str(path)!r} do not fit {name}: {str(error)[:200]}; they must be timm's {name} under timm's names") from error
+
+
+def lower_parameters(backbone: nn.Module, level: str) -> list[str]:
+    """Names of the parameters up to and including a level, BN affine parameters included, buffers excluded.
+
+    "layer2" is the default set of the soft sharing, 683,072 parameters in ResNet-18: conv1, bn1, layer1, layer2.
+    """
+    names = [name for name, _ in backbone.named_parameters()]
+    if level == "all":
+        return names
+    stages = getattr(backbone, "feature_info", None)
+    modules = [info["module"] for info in stages] if stages else []
+    at = LEVELS.index(level)
+    if len(modules) <= at + 1:
+        raise ConfigError(f"shared_layers = {level!r}: {type(backbone).__name__} does not name its stages; use 'all'")
+    upper = next(index for index, name in enumerate(names) if name.startswith(modules[at + 1] + "."))
+    return names[:upper]

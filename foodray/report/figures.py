@@ -1,0 +1,89 @@
+"""Pictures of a finished training run, for its folder: learning curves, and truth against prediction on the test side."""
+
+import io
+import json
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from foodray.storage.store import Store
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+UNITS = {"energy_kcal": "kcal", "mass_g": "g", "volume_ml": "mL"}
+
+
+def draw_run(store: Store) -> list[str]:
+    """Draw a run's figures into its `figures` folder and return their locations."""
+    metrics = json.loads(store.read("metrics.json"))
+    table = pd.read_parquet(io.BytesIO(store.read("predictions.parquet")))
+    note = "rendered sample data: not a result" if metrics["sample_data"] else ""
+    drawn = {"learning_curves.png": _learning_curves(metrics["history"], note)}
+    for target in UNITS:
+        if f"pred_{target}" in table:
+            drawn["portion.png"] = _portion(table.dropna(subset=[target]), target, note)
+    if "pred_class_name" in table:
+        drawn["confusion.png"] = _confusion(table.dropna(subset=["class_name"]), note)
+    return [store.write(f"figures/{name}", data, replace=True) for name, data in drawn.items()]
+
+
+def _png(figure: Figure, note: str) -> bytes:
+    if note:
+        figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=8, color="0.4")
+    sink = io.BytesIO()
+    figure.savefig(sink, format="png", dpi=110)
+    plt.close(figure)
+    return sink.getvalue()
+
+
+def _learning_curves(history: list[dict[str, Any]], note: str) -> bytes:
+    frame = pd.DataFrame(history)
+    frame.index = pd.RangeIndex(1, len(frame) + 1)
+    panels = {"training loss by term": [c for c in frame if c.endswith("_loss")], "validation accuracy": [c for c in frame if c == "val_accuracy"]}
+    panels |= {
+        f"validation {c.removeprefix('val_').replace('_', ' ')}": [c] for c in frame if c.startswith("val_mae_") and not c.endswith(("correct", "accuracy"))
+    }
+    panels = {title: columns for title, columns in panels.items() if columns}
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained", squeeze=False)
+    for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
+        for column in columns:
+            values = frame[column].dropna()
+            axis.plot(values.index, values, label=column.removeprefix("train_").removesuffix("_loss"), marker="." if len(values) < 40 else None)
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if len(columns) > 1:
+            axis.set_yscale("log")
+            axis.legend()
+    return _png(figure, note)
+
+
+def _portion(table: pd.DataFrame, target: str, note: str) -> bytes:
+    truth, predicted = table[target].to_numpy(), table[f"pred_{target}"].to_numpy()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.4), layout="constrained")
+    limit = float(np.nanmax([truth.max(), predicted.max()])) * 1.03
+    left.plot([0, limit], [0, limit], color="0.6", lw=1)
+    left.scatter(truth, predicted, s=9, alpha=0.5)
+    left.set(xlabel=f"truth ({UNITS[target]})", ylabel=f"prediction ({UNITS[target]})", title=f"test side, {len(table)} items", xlim=(0, limit))
+    groups = table.assign(error=np.abs(predicted - truth)).groupby("class_name")["error"].agg(["mean", "size"]).sort_values("mean")
+    right.barh([f"{name} (n={size})" for name, size in zip(groups.index, groups["size"], strict=True)], groups["mean"])
+    right.set(xlabel=f"MAE ({UNITS[target]})", title="by class")
+    right.tick_params(axis="y", labelsize=7)
+    return _png(figure, note)
+
+
+def _confusion(table: pd.DataFrame, note: str) -> bytes:
+    names = sorted(set(table["class_name"]) | set(table["pred_class_name"]))
+    counts = pd.crosstab(table["class_name"], table["pred_class_name"]).reindex(index=names, columns=names, fill_value=0).to_numpy()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(0.32 * len(names) + 3, 0.32 * len(names) + 2.4), layout="constrained")
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color="white" if share[row, column] > 0.5 else "black")
+    axis.set(xlabel="predicted", ylabel="true", title="items of the test side")
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    return _png(figure, note)

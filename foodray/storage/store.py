@@ -1,0 +1,128 @@
+"""One way to bytes: a `Store` is a folder on a local disk or under `s3://`, with the same few verbs for both.
+
+In: a location and keys relative to it. Out: bytes, or a `StorageError` that names the location and the remedy.
+Writes are whole: a reader never sees half a file. Nothing is replaced unless the caller says so.
+An S3-compatible server is found through the usual `AWS_ENDPOINT_URL` and `AWS_*` settings.
+"""
+
+import os
+import posixpath
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+from pyarrow import fs as arrow_fs
+
+from foodray.errors import ExistsError, StorageError
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is in object storage rather than on a disk of this machine."""
+    return "://" in location and not location.startswith("file://")
+
+
+def safe_key(key: str) -> str:
+    """A relative key in normal form; raises `StorageError` for one that could leave its root."""
+    parts = key.split("/")
+    if not key or "\0" in key or "\\" in key or key.startswith("/") or ".." in parts or "://" in key:
+        raise StorageError(f"key {key!r} is not a plain relative path: keys may not be absolute, empty or contain '..'")
+    return posixpath.normpath(key)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of bytes, local or `s3://bucket/prefix`. Making one touches nothing; folders appear with the first write."""
+
+    root: str
+
+    def __post_init__(self) -> None:
+        location = os.fspath(self.root).removeprefix("file://")
+        if is_remote(location):
+            scheme = location.split("://")[0]
+            if scheme != "s3":
+                raise StorageError(f"{location}: foodray stores on local paths and s3://, not {scheme}://")
+            location = location.rstrip("/")
+        else:
+            location = str(Path(location).expanduser().absolute())
+        object.__setattr__(self, "root", location)
+
+    @property
+    def remote(self) -> bool:
+        """Whether this store is in object storage."""
+        return is_remote(self.root)
+
+    @property
+    def _fs(self) -> Any:
+        if not self.remote:
+            return fsspec.filesystem("file")
+        # Listings are never cached: another process writes here too.
+        return fsspec.filesystem("s3", use_listings_cache=False)
+
+    def uri(self, key: str = "") -> str:
+        """The full location of a key, in the form every foodray setting accepts."""
+        return f"{self.root}/{safe_key(key)}" if key else self.root
+
+    def sub(self, key: str) -> "Store":
+        """The store one folder down."""
+        return Store(self.uri(key))
+
+    def arrow(self, key: str = "") -> tuple[arrow_fs.FileSystem, str]:
+        """The same place as a pyarrow file system and path, for Parquet readers."""
+        filesystem, path = arrow_fs.FileSystem.from_uri(self.uri(key)) if self.remote else (arrow_fs.LocalFileSystem(), self.uri(key))
+        return filesystem, path
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a key; raises `FileNotFoundError`, `PermissionError` or `StorageError`."""
+        try:
+            return cast(bytes, self._fs.cat_file(self.uri(key)))
+        except (FileNotFoundError, PermissionError):
+            raise
+        except IsADirectoryError as error:
+            raise FileNotFoundError(self.uri(key)) from error
+        except Exception as error:
+            raise StorageError(f"cannot read {self.uri(key)}: {type(error).__name__}: {error}") from error
+
+    def write(self, key: str, data: bytes, *, replace: bool = False) -> str:
+        """Write a whole file and return its location; raises `ExistsError` unless `replace`."""
+        target = self.uri(key)
+        if not replace and self.exists(key):
+            raise ExistsError(f"{target} already exists; choose a new place, foodray does not replace it")
+        try:
+            if self.remote:
+                self._fs.pipe_file(target, data)
+            else:
+                path = Path(target)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+                part.write_bytes(data)
+                part.replace(path)
+        except Exception as error:
+            raise StorageError(f"cannot write {target}: {type(error).__name__}: {error}; check that it exists and that this account may write there") from error
+        return target
+
+    def exists(self, key: str) -> bool:
+        """Whether a file (or, locally, a folder) is at this key."""
+        try:
+            return bool(self._fs.exists(self.uri(key)))
+        except Exception as error:
+            raise StorageError(f"cannot look at {self.uri(key)}: {type(error).__name__}: {error}; check the address and the credentials") from error
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Every file below a prefix, as sorted keys; an absent prefix is an empty list."""
+        base = self.uri(prefix)
+        try:
+            found = self._fs.find(base)
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise StorageError(f"cannot list {base}: {type(error).__name__}: {error}; check the address and the credentials") from error
+        root = self.root.removeprefix("s3://") + "/"
+        return sorted(name.removeprefix("s3://").removeprefix(root) for name in found)
+
+    def fetch(self, key: str, target: Path) -> Path:
+        """Copy one file to a local path and return that path."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self.read(key))
+        return target

@@ -1,0 +1,160 @@
+"""The task contract: what a family of models says about itself, so that one loop can train all of them.
+
+A task owns its network, its loss, its metrics and its output columns. The loop owns devices, DDP, precision, compile,
+EMA, checkpoints and logging, and never asks which family it trains. A task is plain PyTorch and runs in a notebook.
+
+A batch is a dict of tensors, first dimension B, made by `prepare` from rows of the corpus; targets travel in it beside
+the input, so that a family may condition its network on labels. A term of the loss is a *sum*, its count is told apart
+from targets alone: the loop adds both over ranks and accumulated micro-batches and divides once, so the gradient is
+the same for any number of workers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from foodray.corpus.samples import SampleSpec
+from foodray.errors import ConfigError
+
+Rows = Mapping[str, np.ndarray]
+"""Columns of samples as arrays of one length; `pixels` is uint8 (N, P, P, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How parameters move."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Algorithm; sgd has momentum."""
+    lr: float = 1e-3
+    """Learning rate of parameters that no group scales."""
+    weight_decay: float = 1e-4
+    """Decoupled in adamw, L2 in adam and sgd."""
+    momentum: float = 0.9
+    """Momentum of sgd; unused by the others."""
+    backbone_lr_scale: float = 1.0
+    """Factor on the learning rate of the backbones."""
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    """Course of the learning rate over the stage."""
+    milestones: tuple[int, ...] = (30, 60, 90)
+    """Epochs at which multistep multiplies the rate by `gamma`."""
+    gamma: float = 0.1
+    """Factor of multistep."""
+    warmup_fraction: float = 0.0
+    """Share of the stage over which the rate rises linearly from zero."""
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup_fraction < 1:
+            raise ConfigError(
+                f"optimizer: lr = {self.lr} must be > 0, weight_decay = {self.weight_decay} >= 0, 0 <= warmup_fraction = {self.warmup_fraction} < 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training with its own trainable parameters, sampler, length and rates."""
+
+    name: str
+    """Name in logs and checkpoints, unique in a task."""
+    epochs: int
+    """Length in epochs."""
+    optimizer: Optimizer
+    """How the trainable parameters move."""
+    trainable: tuple[str, ...] = ("*",)
+    """Patterns over parameter names; a module whose parameters are all frozen stays in eval mode (BatchNorm too)."""
+    backbone: tuple[str, ...] = ()
+    """Patterns over the parameter names that `backbone_lr_scale` applies to."""
+    reset: tuple[str, ...] = ()
+    """Patterns over module names that are initialised anew when the stage begins."""
+    sampler: Literal["instance", "class_balanced", "square_root"] = "instance"
+    """How an epoch draws: every sample once, or classes with p_j proportional to n_j^q, q = 0 or 1/2."""
+
+
+class Task(ABC):
+    """One family of models. Subclasses are small immutable objects: a config and what was learned from the labels."""
+
+    name: ClassVar[str]
+    """Word for the family in bundles and commands."""
+    level: ClassVar[Literal["item", "photo"]]
+    """What a sample of the family is."""
+    config: Any
+    """The family's frozen config dataclass."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, config: Any, samples: Rows, labels: tuple[str, ...]) -> "Task":
+        """The task for these training samples and the corpus's labels; raises `CorpusError` when a column is unfit."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, config: Mapping[str, Any], state: Mapping[str, Any]) -> "Task":
+        """The task that a bundle describes."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What `fit` learned, as plain values."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the samples that `prepare` reads beside `pixels`."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> SampleSpec:
+        """How a sample is cut from a photo."""
+
+    @abstractmethod
+    def network(self, *, weights: str | None = None) -> nn.Module:
+        """The network, its initial weights as configured, or `weights` instead ("random" before a bundle is loaded)."""
+
+    @abstractmethod
+    def prepare(self, rows: Rows, *, train: bool) -> dict[str, Tensor]:
+        """A batch from rows: images uint8 (N, 3, S, S) and targets where the rows have them. In training rows also carry
+        `seed`, from which the random part of the transform is drawn, one seed a row."""
+
+    def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network on a batch."""
+        return network(batch["image"])  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def counts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The denominators of the loss terms, from the batch alone."""
+
+    @abstractmethod
+    def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums of the loss terms, under the names of `counts`."""
+
+    @property
+    @abstractmethod
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term in the total."""
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics; their states add up over ranks."""
+
+    @abstractmethod
+    def measure(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        """Update the metrics with one batch."""
+
+    @abstractmethod
+    def objective(self, metrics: Mapping[str, float]) -> float:
+        """One number for choosing an epoch on validation data; lower is better."""
+
+    @abstractmethod
+    def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Named columns of a batch's predictions, in reported units, the same in tables and in replies."""
+
+    @abstractmethod
+    def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
+        """What trivial predictors score on the test rows: name to metrics; `predicted` are this model's own columns."""
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """How the network is trained."""

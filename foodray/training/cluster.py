@@ -1,0 +1,96 @@
+"""What must be true of the cluster before a long run starts: Ray is there, has the resources, and shares the storage."""
+
+import logging
+import os
+import uuid
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from foodray.corpus.corpus import Corpus
+from foodray.errors import ClusterError, StorageError
+from foodray.storage.store import Store
+from foodray.training.config import WorkerConfig
+
+log = logging.getLogger(__name__)
+LOGICAL_CPUS = 4  # Ray Data's stages and the training workers wait for each other for ever when there are too few
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (a submitted job has one), or start a private one on this machine."""
+    # The controller asks its workers for news every 2 s by default, and a report waits for it.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(address="local", num_cpus=max(LOGICAL_CPUS, (os.cpu_count() or 1) + 2), include_dashboard=False, log_to_driver=False)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    log.info("Ray %s on %d node%s, %s", ray.__version__, len(nodes), "" if len(nodes) == 1 else "s", _resources())
+
+
+def _resources() -> str:
+    total = ray.cluster_resources()
+    return f"{total.get('CPU', 0):g} logical CPUs, {total.get('GPU', 0):g} GPUs"
+
+
+def check_resources(workers: WorkerConfig) -> None:
+    """Raise `ClusterError` when the workers could never be placed; Ray itself would wait for ever."""
+    total = ray.cluster_resources()
+    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker, "GPU": float(workers.num_workers * workers.use_gpu)}
+    for kind, amount in wanted.items():
+        if total.get(kind, 0.0) < amount + (1 if kind == "CPU" else 0):
+            raise ClusterError(
+                f"{workers.num_workers} workers need {amount:g} {kind}s{' and one more for Ray Data' if kind == 'CPU' else ''}, the cluster has "
+                f"{total.get(kind, 0):g}; lower workers.num_workers{' or set workers.use_gpu = False' if kind == 'GPU' else ''}, or add nodes"
+            )
+
+
+def check_storage(results: Store, corpus: Corpus) -> None:
+    """Raise `ClusterError` unless every node can read the corpus and write where the driver reads, and the other way round."""
+    token = uuid.uuid4().hex
+    probe = results.sub(f".probe-{token[:8]}")
+    probe.write("driver", token.encode())
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    for node in nodes:
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        problem = ray.get(_probe.options(scheduling_strategy=place).remote(probe, corpus.store, node["NodeID"], token))
+        name = f"node {node['NodeManagerAddress']}"
+        if problem:
+            raise ClusterError(f"{name}: {problem}; use a location that all nodes share, such as s3://")
+        try:
+            back = probe.read(node["NodeID"])
+        except (StorageError, FileNotFoundError) as error:
+            raise ClusterError(
+                f"{name} wrote to results = {results.root}, but this process cannot read it back; use a location that all nodes share, such as s3://"
+            ) from error
+        if back != token.encode():
+            raise ClusterError(f"{name} wrote to results = {results.root}, but something else came back; use another folder")
+    _remove_probe(probe)
+
+
+def _remove_probe(probe: Store) -> None:
+    """Take away what the check itself wrote."""
+    for key in probe.list():
+        probe._fs.rm_file(probe.uri(key))
+    if not probe.remote:
+        os.rmdir(probe.root)
+
+
+@ray.remote(num_cpus=0)
+def _probe(probe: Store, corpus: Store, node_id: str, token: str) -> str | None:
+    try:
+        corpus.read("corpus.json")
+    except (StorageError, OSError):
+        return f"cannot read corpus = {corpus.root}"
+    try:
+        if probe.read("driver") != token.encode():
+            return f"sees another results = {probe.root} than the driver"
+    except (StorageError, OSError):
+        return f"cannot read what the driver wrote to results = {probe.root}"
+    try:
+        probe.write(node_id, token.encode())
+    except (StorageError, OSError) as error:
+        return f"cannot write to results = {probe.root} ({error})"
+    return None

@@ -1,0 +1,227 @@
+"""From corpus shards to batches: photos are decoded once per run by Ray Data and held in the object store as squares.
+
+`SampleStore` holds one row a sample: its stored square (uint8) in Arrow blocks, its labels as columns. `train_batches`
+streams an endless, seeded order of augmented batches out of it through Ray Data, so that the process that trains does
+nothing else; `eval_batches` walks a part of it once. What a step sees depends on (seed, stage, step) alone: not on the
+number of workers, not on restarts.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray.data import ExecutionOptions, TaskPoolStrategy
+from torch import Tensor
+
+from foodray.corpus.corpus import Corpus
+from foodray.corpus.cutting import cut_corpus
+from foodray.corpus.splits import Pool
+from foodray.tasks.base import Rows, Stage, Task
+from foodray.tasks.transform import apply_isometry
+
+log = logging.getLogger(__name__)
+STEPS_PER_TASK = 4  # steps that one Ray task prepares: amortises its overhead, bounds the memory of a block
+STEPS_PER_PIPELINE = 5_000  # steps of one Ray Data pipeline: bounds its plan
+
+
+class Feed(Protocol):
+    """Where the loop's batches come from; the run's feed is `PoolFeed`, tests and notebooks may bring their own."""
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Optimizer steps in an epoch, the same on every rank."""
+
+    def train_batches(self, stage: Stage, batch_size: int, first_step: int, last_step: int, part: "Part") -> Iterator[dict[str, Tensor]]:
+        """This rank's share of each global batch, from `first_step` up to `last_step` of the stage."""
+
+    def eval_batches(self, split: str, batch_size: int, part: "Part") -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+        """This rank's share of a split, once, in order: entry indices and batch."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which share of a batch or split a rank takes, and in how many micro-batches it takes it."""
+
+    rank: int = 0
+    world: int = 1
+    micro: int = 1
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        """Start and stop of this rank's contiguous share of `count` things; shares differ by one at most."""
+        return self.rank * count // self.world, (self.rank + 1) * count // self.world
+
+
+class SampleStore:
+    """Squares in the object store, labels in memory; small to send, shared by all workers of a node without copying."""
+
+    def __init__(self, blocks: list[Any], block_of: np.ndarray, row_of: np.ndarray, labels: Rows, stored_px: int) -> None:
+        self.blocks, self.block_of, self.row_of, self.labels, self.stored_px = blocks, block_of, row_of, labels, stored_px
+
+    def __len__(self) -> int:
+        return len(self.block_of)
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """Squares of some samples, uint8 (N, P, P, 3)."""
+        out = np.empty((len(indices), self.stored_px, self.stored_px, 3), np.uint8)
+        for block in np.unique(self.block_of[indices]):
+            here = np.flatnonzero(self.block_of[indices] == block)
+            out[here] = _squares(ray.get(self.blocks[block]), self.stored_px)[self.row_of[indices[here]]]
+        return out
+
+
+def _squares(table: pa.Table, side_px: int) -> np.ndarray:
+    """The squares of an Arrow block without a copy, uint8 (N, P, P, 3)."""
+    column = table["square"].combine_chunks()
+    flat = np.frombuffer(column.buffers()[1], np.uint8, count=len(column) * side_px**2 * 3, offset=column.offset * side_px**2 * 3)
+    return flat.reshape(len(column), side_px, side_px, 3)
+
+
+def load_samples(corpus: Corpus, samples: Rows, task: Task) -> SampleStore:
+    """Every sample of the corpus as the task wants it; raises `CorpusError` when one is missing."""
+    blocks, places = cut_corpus(corpus, samples["sample_id"], task.spec)
+    labels = {name: samples[name] for name in task.columns}
+    return SampleStore(blocks, places[:, 0], places[:, 1], labels, task.spec.stored_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolFeed:
+    """The run's feed: a sample store, the pool of entries that may be drawn, and the task that prepares them."""
+
+    store: SampleStore
+    pool: Pool
+    task: Task
+    seed: int
+    decode_tasks: int = 2
+    """Ray Data tasks that augment at a time, per rank."""
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Whole batches in an epoch; the rest of a permutation waits for the next one. At least one step."""
+        return max(1, len(self.pool.entries("train")) // batch_size)
+
+    def train_batches(self, stage: Stage, batch_size: int, first_step: int, last_step: int, part: Part) -> Iterator[dict[str, Tensor]]:
+        """This rank's micro-batches in order, prepared by Ray Data ahead of the loop."""
+        prepare = PrepareSteps(ray.put(self), self.order(stage, batch_size), part)
+        context = ray.data.DataContext.get_current()
+        context.execution_options = ExecutionOptions(preserve_order=True)
+        context.enable_progress_bars = False
+        for start in range(first_step, last_step, STEPS_PER_PIPELINE):
+            stop = min(start + STEPS_PER_PIPELINE, last_step)
+            steps = ray.data.range(stop - start, override_num_blocks=max(1, (stop - start) // STEPS_PER_TASK))
+            batches = steps.map_batches(prepare, fn_args=(start,), batch_size=STEPS_PER_TASK, compute=TaskPoolStrategy(size=self.decode_tasks))
+            for block in batches.iter_batches(batch_size=None, prefetch_batches=2):
+                yield from _unpack(block)
+
+    def order(self, stage: Stage, batch_size: int) -> "Order":
+        """The order in which a stage draws from the training entries."""
+        entries = self.pool.entries("train")
+        classes = np.empty(0, np.int64)
+        if stage.sampler != "instance":
+            names = self.store.labels["class_name"][self.pool.sample[entries]].astype(str)
+            classes = np.unique(names, return_inverse=True)[1]
+        stage_seed = int.from_bytes(hashlib.sha256(stage.name.encode()).digest()[:4], "little")
+        return Order(entries, classes, stage.sampler, batch_size, self.steps_per_epoch(batch_size), (self.seed, stage_seed))
+
+    def eval_batches(self, split: str, batch_size: int, part: Part) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+        """This rank's share of a split, once, in order, read ahead by a thread."""
+        entries = self.pool.entries(split)
+        start, stop = part.bounds(len(entries))
+        chunks = [entries[at : min(at + batch_size, stop)] for at in range(start, stop, batch_size)]
+        with ThreadPoolExecutor(1) as ahead:
+            pending = [ahead.submit(self.prepare, chunk, None) for chunk in chunks[:2]]
+            for index, chunk in enumerate(chunks):
+                batch = pending[index].result()
+                if index + 2 < len(chunks):
+                    pending.append(ahead.submit(self.prepare, chunks[index + 2], None))
+                pending[index] = None  # type: ignore[call-overload]
+                yield chunk, batch
+
+    def prepare(self, entries: np.ndarray, seeds: np.ndarray | None) -> dict[str, Tensor]:
+        """The task's batch of some entries; with seeds it is a training batch."""
+        samples, codes = self.pool.sample[entries], self.pool.isometry[entries]
+        pixels = self.store.pixels(samples)
+        for row in np.flatnonzero(codes):
+            pixels[row] = apply_isometry(pixels[row], int(codes[row])).copy()
+        rows = {"pixels": pixels, **{name: values[samples] for name, values in self.store.labels.items()}}
+        if seeds is not None:
+            rows["seed"] = seeds
+        return self.task.prepare(rows, train=seeds is not None)
+
+
+class Order:
+    """The seeded order in which a stage draws entries: a function of the step, so any step can be made anywhere."""
+
+    def __init__(self, entries: np.ndarray, classes: np.ndarray, sampler: str, batch_size: int, steps_per_epoch: int, seed: tuple[int, int]) -> None:
+        self.entries, self.classes, self.sampler = entries, classes, sampler
+        self.batch_size, self.steps_per_epoch, self.seed = min(batch_size, len(entries)), steps_per_epoch, seed
+
+    def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Entries (G,) and augmentation seeds (G,) of a global batch."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        first = at * self.batch_size
+        drawn = self._epoch(epoch)[first : first + self.batch_size]
+        seeds = np.random.default_rng((*self.seed, 1, step)).integers(0, 2**62, len(drawn))
+        return self.entries[drawn], seeds
+
+    @lru_cache(maxsize=2)  # noqa: B019 - one short-lived object a task
+    def _epoch(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((*self.seed, 0, epoch))
+        if self.sampler == "instance":
+            return rng.permutation(len(self.entries))
+        # p_j ~ n_j^q over classes (q = 0 class-balanced, 1/2 square root), uniform within a class.
+        counts = np.bincount(self.classes)
+        power = {"class_balanced": 0.0, "square_root": 0.5}[self.sampler]
+        weight = (counts**power / counts)[self.classes]
+        return rng.choice(len(self.entries), size=self.steps_per_epoch * self.batch_size, p=weight / weight.sum())
+
+
+class PrepareSteps:
+    """Step numbers to this rank's micro-batches of those steps, each packed as one row of flat tensors."""
+
+    def __init__(self, feed: Any, order: Order, part: Part) -> None:
+        self.feed, self.order, self.part = feed, order, part
+
+    def __call__(self, batch: Mapping[str, np.ndarray], first_step: int) -> dict[str, Any]:
+        """One row a micro-batch, in order of steps; ids count from `first_step`."""
+        torch.set_num_threads(1)
+        feed: PoolFeed = ray.get(self.feed)
+        packed = [_pack(feed.prepare(entries, seeds)) for step in batch["id"] for entries, seeds in self._micro_batches(first_step + int(step))]
+        return {"tensors": np.array([data for data, _ in packed], dtype=object), "layout": np.array([layout for _, layout in packed], dtype=object)}
+
+    def _micro_batches(self, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        entries, seeds = self.order.step(step)
+        start, stop = self.part.bounds(len(entries))
+        for index in range(self.part.micro):
+            low, high = (start + part * (stop - start) // self.part.micro for part in (index, index + 1))
+            yield entries[low:high], seeds[low:high]
+
+
+def _pack(batch: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """A dict of tensors as bytes and a layout; ragged batches then travel in one column, whatever the family."""
+    parts, layout, offset = [], [], 0
+    for name, tensor in batch.items():
+        data = tensor.contiguous().numpy().tobytes()
+        layout.append(f"{name}|{str(tensor.dtype).removeprefix('torch.')}|{','.join(map(str, tensor.shape))}|{offset}")
+        padding = -len(data) % 16
+        parts += [data, b"\0" * padding]
+        offset += len(data) + padding
+    return b"".join(parts), ";".join(layout)
+
+
+def _unpack(block: Mapping[str, np.ndarray]) -> Iterator[dict[str, Tensor]]:
+    for data, layout in zip(block["tensors"], block["layout"], strict=True):
+        memory = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        batch = {}
+        for entry in layout.split(";"):
+            name, dtype_name, shape_text, offset = entry.split("|")
+            dtype, shape = getattr(torch, dtype_name), [int(size) for size in shape_text.split(",") if size]
+            size = int(np.prod(shape)) * dtype.itemsize
+            batch[name] = memory[int(offset) : int(offset) + size].view(dtype).view(shape)
+        yield batch

@@ -1,0 +1,335 @@
+"""The one training loop: any task, any number of ranks, from any step of any stage.
+
+In: a task, a feed of batches and the loop's settings. Out: the kept weights and the history of metrics. It knows no
+family and no storage: checkpoints and reports leave through `Hooks`. The state of the random generators is a function of
+(seed, stage, step, rank), so the position in the run is all there is to save of it: a resumed run repeats the same steps.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from foodray.errors import ConfigError
+from foodray.tasks.base import Stage, Task
+from foodray.training.config import LoopConfig
+from foodray.training.data import Feed, Part
+from foodray.training.optim import make_optimizer, make_schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Position:
+    """Where a run is: `step` optimizer steps into the stage of this index."""
+
+    stage: int = 0
+    step: int = 0
+
+
+@dataclass
+class Hooks:
+    """What the loop tells the outside; every rank calls both, at the same points."""
+
+    checkpoint: Callable[[dict[str, Any] | None, dict[str, float]], None] = lambda state, metrics: None
+    """A resumable state (rank 0; None on the others) and the latest metrics."""
+    progress: Callable[[dict[str, Any]], None] = lambda record: None
+    """A line of progress, a few times an epoch (rank 0)."""
+
+
+@dataclass
+class Kept:
+    """The weights that become the bundle, and how they were chosen."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    objective: float = float("inf")
+    epoch: int = 0
+
+
+class Loop:
+    """One rank's training. `run` goes from wherever the state is to the end; every rank calls it."""
+
+    def __init__(self, task: Task, feed: Feed, config: LoopConfig, *, device: torch.device | None = None, hooks: Hooks | None = None) -> None:
+        self.task, self.feed, self.config = task, feed, config
+        self.device = device or torch.device("cpu")
+        self.hooks = hooks or Hooks()
+        self.part = Part(*_rank_and_world(), micro=config.accumulate)
+        torch.manual_seed(config.seed)
+        self.network: nn.Module = task.network().to(self.device)
+        if config.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True) if config.ema_decay else None
+        if config.compile:
+            self.network.compile()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.position, self.kept, self.history = Position(), Kept(), list[dict[str, Any]]()
+        self._resume: dict[str, Any] | None = None
+        self._clock = _Clock()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state that `Hooks.checkpoint` was given."""
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.position = Position(**state["position"])
+        self.kept = Kept(**state["kept"])
+        self.history = list(state["history"])
+        self._resume = {"optimizer": state["optimizer"], "schedule": state["schedule"], "stage_state": self.position.step > 0}
+
+    def run(self) -> Kept:
+        """Train every stage that is left and return the kept weights."""
+        for index, stage in enumerate(self.task.stages()):
+            if index >= self.position.stage:
+                self._stage(index, stage)
+        return self.kept
+
+    def _stage(self, index: int, stage: Stage) -> None:
+        steps_per_epoch = self.feed.steps_per_epoch(self.config.batch_size)
+        last_step = steps_per_epoch * stage.epochs
+        resumed = self._resume is not None and self._resume["stage_state"]
+        if not resumed:
+            self.position = Position(index, 0)
+            reset_modules(self.network, stage.reset)
+        trained = freeze(self.network, stage)
+        optimizer, schedule = make_optimizer(self.network, stage), None
+        schedule = make_schedule(optimizer, stage, steps_per_epoch)
+        if resumed and self._resume is not None:
+            optimizer.load_state_dict(self._resume["optimizer"])
+            schedule.load_state_dict(self._resume["schedule"])
+        self._resume = None
+        model = _distributed(self.network, self.device) if self.part.world > 1 else self.network
+        step = _Step(self, model, optimizer, schedule, stage)
+        batches = self.feed.train_batches(stage, self.config.batch_size, self.position.step, last_step, self.part)
+        _set_training(self.network, trained)
+        while self.position.step < last_step:
+            step(self._take(batches))
+            self.position.step += 1
+            self._after_step(stage, step, optimizer, schedule, steps_per_epoch, last_step, trained)
+
+    def _take(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        return [self.to_device(next(batches)) for _ in range(self.config.accumulate)]
+
+    def to_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on the device, images in the memory order that the network prefers."""
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        if self.config.channels_last and moved["image"].ndim == 4:
+            moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
+        return moved
+
+    def _after_step(
+        self, stage: Stage, step: "_Step", optimizer: torch.optim.Optimizer, schedule: LambdaLR, steps_per_epoch: int, last_step: int, trained: set[str]
+    ) -> None:
+        at = self.position.step
+        epoch, in_epoch = divmod(at, steps_per_epoch)
+        ends_epoch = in_epoch == 0
+        if self._clock.due() or ends_epoch:
+            self._progress(stage, at, steps_per_epoch, last_step)
+        metrics: dict[str, float] = {}
+        if ends_epoch:
+            losses = step.mean_losses()
+            if epoch % self.config.evaluate_every == 0 or at == last_step:
+                metrics = self.evaluate("val")
+                self._keep(metrics, epoch)
+                _set_training(self.network, trained)
+            self.history.append(
+                {"stage": stage.name, "epoch": epoch, "lr": schedule.get_last_lr()[-1], **losses, **{f"val_{k}": v for k, v in metrics.items()}}
+            )
+            self._progress(stage, at, steps_per_epoch, last_step)
+        every = self.config.checkpoint_every
+        if at == last_step or (at % every == 0 if every else ends_epoch):
+            self._checkpoint(optimizer, schedule)
+
+    def _progress(self, stage: Stage, at: int, steps_per_epoch: int, last_step: int) -> None:
+        if self.part.rank == 0:
+            latest = self.history[-1] if self.history else {}
+            speed = self._clock.rate(at) * self.config.batch_size
+            self.hooks.progress(
+                {
+                    "stage": stage.name,
+                    "epoch": min(at // steps_per_epoch + 1, stage.epochs),
+                    "epochs": stage.epochs,
+                    "step": at,
+                    "steps": last_step,
+                    "samples_per_s": round(speed, 1),
+                    "eta_s": round((last_step - at) * self.config.batch_size / speed) if speed else None,
+                    "latest": latest,
+                }
+            )
+
+    def _keep(self, metrics: Mapping[str, float], epoch: int) -> None:
+        objective = self.task.objective(metrics) if metrics else float("nan")
+        if self.config.keep == "last" or objective < self.kept.objective or not self.kept.weights:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.weights_to_keep().items()}
+            self.kept = Kept(weights, objective, epoch)
+
+    def weights_to_keep(self) -> dict[str, Tensor]:
+        """State of the network, or of its moving average where there is one."""
+        return dict((self.average.module if self.average is not None else self.network).state_dict())
+
+    def _checkpoint(self, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
+        state = None
+        if self.part.rank == 0:
+            state = {
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else {},
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "position": vars(self.position),
+                "kept": vars(self.kept),
+                "history": self.history,
+            }
+        latest = {k: v for k, v in (self.history[-1] if self.history else {}).items() if isinstance(v, float | int)}
+        self.hooks.checkpoint(state, {"step": self.position.step, **latest})
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision context of the forward pass."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    @torch.inference_mode()
+    def evaluate(self, split: str, collect: list[tuple[np.ndarray, dict[str, np.ndarray]]] | None = None) -> dict[str, float]:
+        """Metrics of a split, exact over all ranks; `collect` receives this rank's entries and prediction columns."""
+        network = self.average.module if self.average is not None else self.network
+        if self.part.world > 1:  # BatchNorm statistics are each rank's own: all evaluate, and keep, those of rank 0
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+        network.eval()
+        metrics = self.task.metrics().to(self.device)
+        for entries, batch in self.feed.eval_batches(split, self.config.eval_batch_size, self.part):
+            moved = self.to_device(batch)
+            with self.autocast():
+                outputs = self.task.forward(network, moved)
+            self.task.measure(metrics, outputs, moved)
+            if collect is not None:
+                collect.append((entries, self.task.predictions(outputs)))
+        return {name: float(value) for name, value in metrics.compute().items()}
+
+
+class _Step:
+    """One optimizer step: counts first, then sums divided by the counts of all ranks and micro-batches."""
+
+    def __init__(self, loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: LambdaLR, stage: Stage) -> None:
+        self.loop, self.model, self.optimizer, self.schedule = loop, model, optimizer, schedule
+        self.seed = (loop.config.seed, loop.position.stage, loop.part.rank)
+        self.names = sorted(loop.task.loss_weights)
+        self.weights = torch.tensor([loop.task.loss_weights[name] for name in self.names], device=loop.device)
+        self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=loop.device)
+
+    def __call__(self, micro_batches: list[dict[str, Tensor]]) -> None:
+        """Forward, backward and update."""
+        loop = self.loop
+        torch.manual_seed(int(np.random.SeedSequence((*self.seed, loop.position.step)).generate_state(1)[0]))
+        counts = sum(self._vector(loop.task.counts(batch)) for batch in micro_batches)
+        assert isinstance(counts, Tensor)
+        if loop.part.world > 1:
+            dist.all_reduce(counts)
+        scale = self.weights * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
+        for index, batch in enumerate(micro_batches):
+            with self._no_sync(index < len(micro_batches) - 1):
+                with loop.autocast():
+                    outputs = loop.task.forward(self.model, batch)
+                    sums = self._vector(loop.task.loss(outputs, batch))
+                loop.scaler.scale((sums * scale).sum()).backward()  # type: ignore[no-untyped-call]
+            self.totals[0] += sums.detach().double()
+        self.totals[1] += counts / loop.part.world
+        self._update()
+
+    def _vector(self, terms: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([terms[name].to(self.loop.device, torch.float32) for name in self.names])
+
+    def _no_sync(self, holds: bool) -> AbstractContextManager[Any]:
+        return self.model.no_sync() if holds and isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+    def _update(self) -> None:
+        loop = self.loop
+        if loop.config.clip_norm:
+            loop.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_([p for p in loop.network.parameters() if p.grad is not None], loop.config.clip_norm)
+        loop.scaler.step(self.optimizer)
+        loop.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if loop.average is not None:
+            loop.average.update_parameters(loop.network)
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean of each term since the last call, over all ranks."""
+        totals = self.totals.clone()
+        if self.loop.part.world > 1:
+            dist.all_reduce(totals)
+        self.totals.zero_()
+        sums, counts = totals.tolist()
+        return {f"train_{name}_loss": value / max(count, 1.0) for name, value, count in zip(self.names, sums, counts, strict=True)}
+
+
+class _Clock:
+    """When a line of progress is due, and the rate of steps since this process began."""
+
+    def __init__(self, every_s: float = 2.0) -> None:
+        self.every_s, self.last, self.origin = every_s, time.monotonic(), None
+
+    origin: tuple[float, int] | None
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.every_s:
+            return False
+        self.last = now
+        return True
+
+    def rate(self, step: int) -> float:
+        """Steps per second since the first call."""
+        if self.origin is None:
+            self.origin = (time.monotonic(), step)
+            return 0.0
+        seconds = time.monotonic() - self.origin[0]
+        return (step - self.origin[1]) / seconds if seconds > 0 else 0.0
+
+
+def _rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _distributed(network: nn.Module, device: torch.device) -> nn.Module:
+    ids = [device.index or 0] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=True, gradient_as_bucket_view=True)
+
+
+def freeze(network: nn.Module, stage: Stage) -> set[str]:
+    """Let only the stage's parameters train; returns the names of modules that stay in training mode.
+
+    A module with parameters of which none trains is kept in eval mode, so that frozen BatchNorm keeps its statistics.
+    """
+    chosen = 0
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in stage.trainable))
+        chosen += parameter.requires_grad
+    if not chosen:
+        raise ConfigError(f"stage {stage.name!r}: no parameter matches trainable = {stage.trainable}; its patterns are of parameter names such as {name!r}")
+    own = {name: [p.requires_grad for p in module.parameters(recurse=False)] for name, module in network.named_modules()}
+    return {name for name, flags in own.items() if not flags or any(flags)}
+
+
+def _set_training(network: nn.Module, trained: set[str]) -> None:
+    for name, module in network.named_modules():
+        module.training = name in trained
+
+
+def reset_modules(network: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Initialise the matching modules anew."""
+    for name, module in network.named_modules():
+        if any(fnmatchcase(name, pattern) for pattern in patterns) and hasattr(module, "reset_parameters"):
+            module.reset_parameters()

@@ -1,0 +1,249 @@
+"""A training run from corpus to bundle: plan and check in the driver, train in Ray Train workers, leave one run folder.
+
+    results/name/config.json          the whole config, written first
+                 split.parquet        which sample is on which side
+                 checkpoints/         Ray Train's own folder: resumable states
+                 progress.json        the latest line of progress
+                 parts/               what the workers hand to the driver at the end
+                 bundle/              the model
+                 metrics.json         validation and test metrics, baselines, counts
+                 predictions.parquet  one row a test sample: truth and prediction
+                 run.json             written last: lineage, digests, times; a run with it is finished
+
+The same name and config again continues where it stopped; a finished run is returned as it is.
+"""
+
+import io
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from foodray.config import differences, to_plain
+from foodray.corpus.corpus import Corpus
+from foodray.corpus.splits import SPLIT_NAMES, Pool, make_pool
+from foodray.errors import ClusterError, ExistsError, FoodrayError
+from foodray.provenance import lineage
+from foodray.storage.store import Store
+from foodray.tasks.base import Rows, Task
+from foodray.training.cluster import check_resources, check_storage, connect
+from foodray.training.config import RunConfig
+from foodray.training.data import PoolFeed, load_samples
+from foodray.training.worker import Assignment, train_worker
+
+log = logging.getLogger(__name__)
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run."""
+
+    store: Store
+    """Its folder."""
+    metrics: dict[str, Any]
+    """The content of metrics.json."""
+    info: dict[str, Any]
+    """The content of run.json."""
+
+    @staticmethod
+    def open(location: str) -> "Run":
+        """A finished run; raises `FileNotFoundError` when it is not."""
+        store = Store(location)
+        return Run(store=store, metrics=json.loads(store.read("metrics.json")), info=json.loads(store.read("run.json")))
+
+
+def train(config: RunConfig[Any], family: type[Task], progress: Progress | None = None) -> Run:
+    """Train one model of a family; raises a `FoodrayError` before a long wait wherever that is possible."""
+    store = Store(config.results).sub(config.name)
+    if _claim(store, config, family):
+        log.info("run %s is finished already: nothing to do", store.root)
+        return Run.open(store.root)
+    corpus = Corpus.open(config.corpus)
+    plan = make_plan(config, family, corpus)
+    connect()
+    check_resources(config.workers)
+    check_storage(Store(config.results), corpus)
+    store.write("split.parquet", _split_table(plan), replace=True)
+    started = time.monotonic()
+    samples = load_samples(corpus, plan.samples, plan.task)
+    feed = PoolFeed(store=samples, pool=plan.pool, task=plan.task, seed=config.loop.seed, decode_tasks=config.workers.decode_tasks)
+    with _follow(store, progress):
+        _fit(config, store, Assignment(task=plan.task, feed=feed, loop=config.loop, workers=config.workers, store=store, data=_data_card(corpus, plan)))
+    return _finish(store, config, corpus, plan, time.monotonic() - started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is trained on what."""
+
+    task: Task
+    samples: Rows
+    pool: Pool
+
+    def rows(self, split: str) -> dict[str, np.ndarray]:
+        """The labels of a split's entries."""
+        chosen = self.pool.sample[self.pool.entries(split)]
+        return {name: values[chosen] for name, values in self.samples.items()}
+
+
+def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Plan:
+    """Samples, split and fitted task; raises `CorpusError` or `SplitError` when the data does not allow it."""
+    samples = corpus.samples(family.level)
+    pool = make_pool(samples, config.split)
+    chosen = pool.sample[(pool.split == "train") & (pool.isometry == 0)]
+    task = family.fit(config.task, {name: values[chosen] for name, values in samples.items()}, corpus.labels)
+    plan = Plan(task=task, samples=samples, pool=pool)
+    counts = {split: len(pool.entries(split)) for split in SPLIT_NAMES}
+    log.info("%s: %s samples, %d of them by balancing; %d classes", corpus.store.root, counts, int((pool.isometry > 0).sum()), len(corpus.labels))
+    unseen = set(plan.rows("test")["class_name"].astype(str)) - set(plan.rows("train")["class_name"].astype(str))
+    if unseen:
+        log.warning("%d classes of the test side have no training sample and cannot be recognised: %s", len(unseen), ", ".join(sorted(unseen)))
+    return plan
+
+
+def _claim(store: Store, config: RunConfig[Any], family: type[Task]) -> bool:
+    """Whether the run is finished; writes config.json for a new one, raises `ExistsError` for another one's folder."""
+    wanted = {"family": family.name, **to_plain(config)}
+    try:
+        found = json.loads(store.read("config.json"))
+    except FileNotFoundError:
+        if store.list():
+            raise ExistsError(f"{store.root} exists and is not a run; choose another name") from None
+        store.write("config.json", json.dumps(wanted, indent=2).encode())
+        return False
+    # Where a run is computed may change when it is continued; what is computed may not.
+    changed = differences({**found, "workers": None}, {**wanted, "workers": None})
+    if changed:
+        raise ExistsError(f"{store.root} is a run with other settings ({'; '.join(changed[:5])}); choose another name, or the same settings to continue it")
+    return store.exists("run.json")
+
+
+def _fit(config: RunConfig[Any], store: Store, assignment: Assignment) -> None:
+    workers = config.workers
+    count = (workers.num_workers, workers.max_workers) if workers.max_workers > workers.num_workers else workers.num_workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"assignment": ray.put(assignment)},
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=workers.use_gpu, resources_per_worker=_worker_resources(config)),  # type: ignore[arg-type]
+        run_config=ray.train.RunConfig(
+            name="checkpoints",
+            storage_path=store.root,
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _own_error(error) from error
+
+
+def _worker_resources(config: RunConfig[Any]) -> dict[str, float]:
+    return {"CPU": config.workers.cpus_per_worker, **({"GPU": 1.0} if config.workers.use_gpu else {})}
+
+
+def _own_error(error: TrainingFailedError) -> Exception:
+    """The error of foodray inside Ray's, if there is one: its message is the one that helps."""
+    for worker_error in getattr(error, "worker_failures", {}).values():
+        cause: BaseException | None = worker_error
+        while cause is not None:
+            if isinstance(cause, FoodrayError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    return ClusterError(f"training failed: {str(error).strip().splitlines()[-1] if str(error).strip() else error!r}; the workers' traceback is above")
+
+
+@contextmanager
+def _follow(store: Store, progress: Progress | None) -> Iterator[None]:
+    """Pass on what rank 0 writes to progress.json while the run goes on."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = b""
+        while not done.wait(2.0 if store.remote else 0.5):
+            try:
+                latest = store.read("progress.json")
+            except (FileNotFoundError, FoodrayError):
+                continue
+            if latest != last and progress is not None:
+                last = latest
+                progress(json.loads(latest))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _data_card(corpus: Corpus, plan: Plan) -> dict[str, Any]:
+    counts = {split: len(plan.pool.entries(split)) for split in SPLIT_NAMES}
+    return {"corpus": corpus.store.root, "content_sha256": corpus.info["content_sha256"], "sample_data": corpus.is_sample_data, "num_samples": counts}
+
+
+def _split_table(plan: Plan) -> bytes:
+    columns = {name: pa.array(plan.samples[name][plan.pool.sample].tolist()) for name in ("sample_id", "image_id", "participant_id", "class_name")}
+    table = pa.table({**columns, "split": pa.array(plan.pool.split.tolist()), "isometry": pa.array(plan.pool.isometry)})
+    return parquet_bytes(table)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, seconds: float) -> Run:
+    """Join the workers' results with the truth, add the baselines, and write run.json."""
+    results = json.loads(store.read("parts/results.json"))
+    predicted = pq.read_table(io.BytesIO(store.read("parts/predicted.parquet"))).to_pandas()
+    test = plan.rows("test")
+    columns = {f"pred_{name}" if name in test else name: predicted[name].to_numpy() for name in predicted.columns if name != "entry"}
+    own = {name: predicted[name].to_numpy() for name in predicted.columns}
+    truth = {name: test[name].tolist() for name in test if name not in ("phash", "split")}
+    predictions = pa.table({name: pa.array(list(values)) for name, values in {**truth, **columns}.items()})
+    store.write("predictions.parquet", parquet_bytes(predictions), replace=True)
+    metrics = {
+        "test": results["test"],
+        "val": results["val"],
+        "baselines": plan.task.baselines(plan.rows("train"), test, own),
+        "num_samples": {split: len(plan.pool.entries(split)) for split in SPLIT_NAMES},
+        "num_participants": {split: len(set(plan.rows(split)["participant_id"])) for split in SPLIT_NAMES},
+        "num_merged_groups": plan.pool.num_merged,
+        "num_by_class": {split: dict(Counter(plan.rows(split)["class_name"].astype(str).tolist())) for split in SPLIT_NAMES},
+        "kept_epoch": results["kept_epoch"],
+        "history": results["history"],
+        "sample_data": corpus.is_sample_data,
+    }
+    store.write("metrics.json", json.dumps(metrics, indent=2).encode(), replace=True)
+    info = {
+        "family": type(plan.task).name,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "bundle_id": results["bundle_id"],
+        "data": _data_card(corpus, plan),
+        "split": to_plain(config.split),
+        "world_size": results["world_size"],
+        "lineage": lineage(),
+    }
+    store.write("run.json", json.dumps(info, indent=2).encode(), replace=True)
+    return Run.open(store.root)

@@ -1,0 +1,151 @@
+"""What runs in each Ray Train worker: the loop with Ray's checkpoints and reports, then the final evaluation and the bundle."""
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from ray.train.v2.api.report_config import CheckpointUploadMode
+
+from foodray.config import to_plain
+from foodray.errors import ConfigError
+from foodray.provenance import lineage
+from foodray.storage.bundle import write_bundle
+from foodray.storage.store import Store, is_remote
+from foodray.tasks.base import Task
+from foodray.training.config import LoopConfig, WorkerConfig
+from foodray.training.data import PoolFeed
+from foodray.training.loop import Hooks, Loop
+
+log = logging.getLogger(__name__)
+STATE = "state.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Everything a worker needs; it travels once, through the object store."""
+
+    task: Task
+    feed: PoolFeed
+    loop: LoopConfig
+    workers: WorkerConfig
+    store: Store
+    data: dict[str, Any]
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train to the end from the latest checkpoint, if there is one; rank 0 leaves the results in the run's folder."""
+    assignment: Assignment = ray.get(config["assignment"])
+    context = ray.train.get_context()
+    gpu = assignment.workers.use_gpu
+    if not gpu:
+        torch.set_num_threads(assignment.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    device = ray.train.torch.get_device() if gpu else torch.device("cpu")
+    task = with_local_weights(assignment.task)
+    hooks = Hooks(checkpoint=_save, progress=_ProgressFile(assignment.store))
+    loop = Loop(task, dataclasses.replace(assignment.feed, task=task), assignment.loop, device=device, hooks=hooks)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            loop.load(torch.load(Path(folder) / STATE, map_location=device, weights_only=True))
+        log.info("continuing at stage %d, step %d", loop.position.stage, loop.position.step)
+    loop.run()
+    _results(loop, assignment)
+
+
+def with_local_weights(task: Task) -> Task:
+    """The task with s3:// initial weights fetched to this machine."""
+    weights = getattr(task.config, "weights", "")
+    if not is_remote(weights):
+        return task
+    folder, _, name = weights.rpartition("/")
+    path = Path(tempfile.mkdtemp(prefix="foodray-weights-")) / name
+    try:
+        Store(folder).fetch(name, path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"weights = {weights!r}: nothing is there") from error
+    return dataclasses.replace(task, config=dataclasses.replace(task.config, weights=str(path)))  # type: ignore[type-var]
+
+
+def _save(state: dict[str, Any] | None, metrics: dict[str, float]) -> None:
+    """Report a checkpoint; it is uploaded while training goes on."""
+    if state is None:
+        ray.train.report(metrics, checkpoint=None, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
+        return
+    folder = tempfile.mkdtemp(prefix="foodray-checkpoint-")
+    torch.save(state, Path(folder) / STATE)
+    checkpoint = Checkpoint.from_directory(folder)
+    ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.ASYNC, delete_local_checkpoint_after_upload=True)
+
+
+class _ProgressFile:
+    """progress.json in the run's folder, for people and for the driver."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.last, self.every_s = store, 0.0, 5.0 if store.remote else 1.0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if now - self.last < self.every_s and record["step"] < record["steps"]:
+            return
+        self.last = now
+        self.store.write("progress.json", json.dumps({**record, "at": time.time()}).encode(), replace=True)
+
+
+def _results(loop: Loop, assignment: Assignment) -> None:
+    """Evaluate the kept weights on validation and test, gather the predictions, write bundle and results."""
+    state = {name: tensor.to(loop.device) for name, tensor in loop.kept.weights.items()}
+    (loop.average.module if loop.average is not None else loop.network).load_state_dict(state)
+    validation = loop.evaluate("val")
+    collected: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    test = loop.evaluate("test", collect=collected)
+    parts = [collected]
+    if loop.part.world > 1:
+        parts = [[] for _ in range(loop.part.world)]
+        dist.all_gather_object(parts, collected)
+    if loop.part.rank == 0:
+        bundle = write_bundle(assignment.store.sub("bundle"), _card(assignment, validation, test), loop.kept.weights, replace=True)
+        assignment.store.write("parts/predicted.parquet", _predictions([pair for part in parts for pair in part]), replace=True)
+        results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch}
+        results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world}
+        assignment.store.write("parts/results.json", json.dumps(results).encode(), replace=True)
+    if loop.part.world > 1:
+        dist.barrier()
+
+
+def _card(assignment: Assignment, validation: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
+    task = assignment.task
+    return {
+        "task": type(task).name,
+        "config": to_plain(task.config),
+        "state": task.state(),
+        "preprocessing": {**dataclasses.asdict(task.spec), "input": "uint8 RGB; normalisation is the network's first layer"},
+        "metrics": {"val": validation, "test": test},
+        "data": assignment.data,
+        "lineage": lineage(),
+    }
+
+
+def _predictions(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> bytes:
+    """Every rank's predictions as one table, ordered by entry."""
+    entries = np.concatenate([entry for entry, _ in parts])
+    order = np.argsort(entries, kind="stable")
+    columns = {name: np.concatenate([columns[name] for _, columns in parts])[order] for name in parts[0][1]}
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"entry": entries[order], **{name: pa.array(list(values)) for name, values in columns.items()}}), sink)
+    return sink.getvalue()
