@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import tyro
 from tyro.conf import Positional
 
+from foodray.config import nearest
 from foodray.errors import ConfigError, FoodrayError
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     if arguments[:2] == ["train", "mtl"]:
-        return train_mtl(arguments[2:])
-    if arguments[:1] == ["train"]:
-        raise ConfigError(f"foodray train {' '.join(arguments[1:2]) or '…'}: the families are: mtl")
-    commands = {"demo": demo, "sample": sample, "check": check, "index": index, "import": import_, "train": train_help, "show": show}
+        train_mtl(arguments[2:])
+        return
+    if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
+        family = arguments[1] if len(arguments) > 1 else ""
+        raise ConfigError(f"foodray train {family!r}: name a family; {nearest(family, ['mtl'])}; its settings: foodray train mtl --help")
+    commands: dict[str, Any] = {"demo": demo, "sample": sample, "check": check, "import": import_, "index": index, "train": train_help, "show": show}
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
 
@@ -223,9 +226,8 @@ def print_run(run: "Run") -> None:
     """The result of a run as a short table, with what it is and is not."""
     metrics = run.metrics
     num, people = metrics["num_samples"], metrics["num_participants"]
-    print(
-        f"\ntest side: {num['test']} samples of {people['test']} participants (trained on {num['train']} of {people['train']}, epoch chosen on {num['val']} of {people['val']})"
-    )
+    sides = [f"{num[side]} samples of {people[side]} participants" for side in ("test", "train", "val")]
+    print(f"\ntest side: {sides[0]}\ntrained on {sides[1]}, epoch {metrics['kept_epoch']} chosen on {sides[2]}")
     if metrics["sample_data"]:
         print("THE PHOTOS ARE RENDERED SAMPLE DATA: these numbers show that the software works, they are not a result.")
     if run.info["split"]["method"] == "augment_then_split_leaky":
@@ -237,12 +239,11 @@ def print_run(run: "Run") -> None:
         print(f"{label:38}" + "".join(f"{_cell(row, name, form):>16}" for name, _, form in columns))
     if "mccr" in metrics["test"]:
         test = metrics["test"]
-        print(
-            f"\nMCCR {test['mccr']:.4f} with C = {test['mccr_constant']:g}, {test['num_correct']:.0f} correct of N = {test['num_both']:.0f} (comparable on this test side only)"
-        )
-    print(
-        f"\nrun folder   {run.store.root}\nbundle       {run.store.uri('bundle')}\npictures     {run.store.uri('figures')}\npredictions  {run.store.uri('predictions.parquet')}"
-    )
+        counts = f"|I| = {test['num_correct']:.0f} correct of N = {test['num_both']:.0f}"
+        print(f"\nMCCR {test['mccr']:.4f} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
+    print("\nrun folder   " + run.store.root)
+    for title, key in (("bundle", "bundle"), ("pictures", "figures"), ("predictions", "predictions.parquet")):
+        print(f"{title:12} {run.store.uri(key)}")
 
 
 _COLUMNS = [

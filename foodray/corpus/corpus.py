@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from foodray.corpus.hashing import hash_words
 from foodray.corpus.schema import PHOTO_SCHEMA
 from foodray.errors import CorpusError
 from foodray.storage.store import Store
@@ -138,5 +139,5 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         if name in numbers:
             columns[name] = np.array([np.nan if value is None else value for value in values], np.float64)
         else:
-            columns[name] = np.array(values, dtype=np.uint64 if name == "phash" else object)
+            columns[name] = hash_words(values) if name == "phash" else np.array(values, dtype=object)
     return columns

@@ -43,7 +43,7 @@ def cut_corpus(corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits:
 
 @ray.remote
 def _ids_of(table: pa.Table) -> list[str]:
-    return table["sample_id"].to_pylist() if table.num_rows else []  # type: ignore[no-any-return]
+    return table["sample_id"].to_pylist() if table.num_rows else []
 
 
 class Cutter:

@@ -110,7 +110,7 @@ class Ingest:
             raise PhotoError("hash_mismatch", f"the manifest says {row['image_sha256'][:12]}…, the file is {sha256[:12]}…")
         marker = self.markers.get(row["marker_id"] or "")
         measure = marker is not None and marker.kind == "checkerboard" and row["marker_px_per_mm"] is None
-        photo = decode(data, limits=self.limits, cover=None if measure else 64)
+        photo = decode(data, limits=self.limits, cover=None if measure else 128)
         found: dict[str, Any] = {
             "image_sha256": sha256,
             "num_bytes": len(data),

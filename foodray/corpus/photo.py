@@ -6,16 +6,15 @@ is one of `foodray.corpus.schema.REASONS`; nothing else leaves this module, what
 Before a pixel is decoded the format is told by its first bytes, only that format's parser is run, and bytes, pixels and
 sides are held against `PhotoLimits`. JPEG goes through libjpeg-turbo at a DCT scale (1, 1/2, 1/4 or 1/8), in the strict mode
 in which a file that ends early or is damaged inside is an error at every scale (`_strict_jpeg`; measured on 6,000 mutated
-files: the verdict never depends on the scale). What libjpeg-turbo's simple interface cannot do (CMYK, odd chroma sampling)
-is decoded by Pillow. EXIF orientation is always applied. ICC profiles are left as they are: colours are taken for sRGB.
+files: the verdict never depends on the scale). What libjpeg-turbo's simple interface cannot do (odd chroma sampling) is decoded
+by Pillow, and so are the other formats. EXIF orientation is always applied. ICC profiles are left as they are: colours are taken
+for sRGB, and CMYK for inverted, as Adobe and Pillow have it.
 """
 
 import io
 import math
 import re
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -27,17 +26,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
+from foodray.corpus.first_bytes import SIZES, png_chunks, sniff
+from foodray.corpus.resize import Rgb, Size, resize
 from foodray.errors import ConfigError, PhotoError
 
-Rgb = NDArray[np.uint8]
-"""Pixels (H, W, 3), red green blue, 0..255."""
 Box = tuple[float, float, float, float]
-"""x, y, width, height in px of the oriented original; in `resize` left, upper, right, lower in px of the array."""
-Size = tuple[int, int]
-"""Width, height in px."""
+"""x, y, width, height in px of the oriented original."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "TIFF")
-GREY = 128
 MAX_SCANS = 100
 """Scans of a progressive JPEG; encoders write about 10, and every scan costs a pass over all pixels."""
 SHRINKS = (8, 4, 2, 1)
@@ -153,63 +149,6 @@ def crop_square(photo: Photo, box_xywh: Box | None, *, side_px: int, margin: flo
     return resize(photo.rgb_HW3, (side_px, side_px), part=(left, upper, left + side * scale_x, upper + side * scale_y))
 
 
-def resize(rgb: Rgb, size: Size, *, part: Box | None = None) -> Rgb:
-    """Pixels (H, W, 3) brought to a width and height, or a part of them: left, upper, right, lower in px of the array, fractions included.
-
-    Px whose centre lies outside the array are mid-grey. Antialiased: means over whole px, a Gaussian as wide as the rest of the
-    way asks for, then linear interpolation. It differs from Pillow's antialiased BILINEAR by 0.4 of 255 and takes less than half
-    its time. OpenCV's INTER_AREA takes as long as Pillow and whole px only: a crop from a scaled decode would then
-    differ from the same crop of a full decode by 1.2 of 255, here by 0.5 (means over real photos).
-    """
-    left, upper, right, lower = part or (0.0, 0.0, float(rgb.shape[1]), float(rgb.shape[0]))
-    x = _Axis.plan(left, (right - left) / size[0], size[0], rgb.shape[1])
-    y = _Axis.plan(upper, (lower - upper) / size[1], size[1], rgb.shape[0])
-    near = rgb[y.near, x.near]
-    if x.whole > 1 or y.whole > 1:
-        more_x, more_y = -near.shape[1] % x.whole, -near.shape[0] % y.whole
-        near = cast(Rgb, cv2.copyMakeBorder(near, 0, more_y, 0, more_x, cv2.BORDER_REPLICATE)) if more_x or more_y else near
-        near = cast(Rgb, cv2.resize(near, (near.shape[1] // x.whole, near.shape[0] // y.whole), interpolation=cv2.INTER_AREA))
-    if x.sigma or y.sigma:
-        taps = (2 * math.ceil(2 * x.sigma) + 1, 2 * math.ceil(2 * y.sigma) + 1)
-        near = cast(Rgb, cv2.GaussianBlur(near, taps, x.sigma, sigmaY=y.sigma))
-    affine = np.array([[x.step, 0, x.first], [0, y.step, y.first]])
-    rgb = cast(Rgb, cv2.warpAffine(near, affine, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE))
-    rgb[:, x.outside] = GREY
-    rgb[y.outside] = GREY
-    return rgb
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """How one axis is resampled."""
-
-    near: slice
-    """The px that matter."""
-    whole: int
-    """How many of them are averaged into one first."""
-    sigma: float
-    """Standard deviation of the blur after that, in averaged px."""
-    first: float
-    """Centre of the first new px, in averaged px from the centre of the first of them."""
-    step: float
-    """Distance of new px, in averaged px."""
-    outside: NDArray[np.bool_]
-    """Which new px have their centre off the array."""
-
-    @staticmethod
-    def plan(start: float, step: float, num: int, length: int) -> "_Axis":
-        """For `num` new px of `step` old px each, from `start` on, of an axis of `length` px."""
-        reach = 3 * step + 2
-        low = max(0, min(length - 1, math.floor(start - reach)))
-        high = max(low + 1, min(length, math.ceil(start + num * step + reach)))
-        whole = max(1, min(int(step), high - low))
-        left = step / whole
-        # Linear interpolation is a triangle of variance 1/6; together with the blur it has the variance of one as wide as a new px.
-        sigma = min(3.0, math.sqrt(max(0.0, left**2 - 1) / 6))
-        centres = start + (np.arange(num) + 0.5) * step
-        return _Axis(slice(low, high), whole, sigma, (centres[0] - low) / whole - 0.5, left, (centres < 0) | (centres > length))
-
-
 def _window(header: PhotoHeader, box_xywh: Box | None, margin: float) -> tuple[float, float, float]:
     """Left, upper and side of the square window of a box, in px of the oriented original."""
     x, y, width, height = box_xywh or (0.0, 0.0, header.width_px, header.height_px)
@@ -221,32 +160,6 @@ def _window(header: PhotoHeader, box_xywh: Box | None, margin: float) -> tuple[f
 
 # ---- Before decoding: which format, how large, which way up.
 
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-_MAGIC = {
-    "JPEG": rb"\xff\xd8\xff",
-    "PNG": rb"\x89PNG\r\n\x1a\n",
-    "WEBP": rb"RIFF....WEBP",
-    "TIFF": rb"II[*+]\0|MM\0[*+]",
-    "GIF": rb"GIF8",
-    "BMP": rb"BM",
-    "PSD": rb"8BPS",
-    "ICO": rb"\x00\x00\x01\x00",
-    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
-    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
-    "camera raw": rb"FUJIFILMCCD-RAW|IIRO|....ftypcrx ",
-}
-
-
-def _sniff(data: bytes) -> str | None:
-    """The image format that the first bytes announce; no parser is run for it."""
-    if data[4:8] == b"ftyp":
-        brands = {data[at : at + 4] for at in (8, *range(16, min(len(data), struct.unpack(">I", data[:4])[0], 256), 4))}
-        if brands & {b"avif", b"avis"}:
-            return "AVIF"
-        if brands & _HEIC_BRANDS:
-            return "HEIC"
-    return next((name for name, magic in _MAGIC.items() if re.match(magic, data, re.DOTALL)), None)
-
 
 def _open(data: bytes, limits: PhotoLimits) -> tuple[Image.Image, PhotoHeader]:
     """Pillow's handle of a photo whose header is within the limits, not yet loaded, and that header."""
@@ -254,19 +167,19 @@ def _open(data: bytes, limits: PhotoLimits) -> tuple[Image.Image, PhotoHeader]:
         raise PhotoError("empty", "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise PhotoError("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
-    kind = _sniff(data)
+    kind = sniff(data)
     if kind is None:
         raise PhotoError("unidentified", "the first bytes are not those of a known image format")
     if kind not in limits.formats:
         raise PhotoError("format_not_allowed", f"{kind} is not one of {', '.join(limits.formats)}")
     with _typed_errors():
-        if kind in _SIZES:
-            _check_size(_SIZES[kind](data), limits)
+        if kind in SIZES:
+            _check_size(SIZES[kind](data), limits)
         image = _parse(data, kind)
         _check_size(image.size, limits)
         if image.info.get("progressive") and (num_scans := data.count(b"\xff\xda")) > MAX_SCANS:
             raise PhotoError("decode_error", f"a progressive JPEG of {num_scans} scans, the limit is {MAX_SCANS}")
-        turn = _orientation(image)
+        turn = _orientation(image, data)
         width, height = image.size if turn < 5 else image.size[::-1]
         frames = int(getattr(image, "n_frames", 1)) if kind in ("PNG", "WEBP") else 1
     return image, PhotoHeader(format=kind, width_px=width, height_px=height, exif_orientation=turn, num_bytes=len(data), mode=image.mode, num_frames=frames)
@@ -292,72 +205,15 @@ def _check_size(size: Size, limits: PhotoLimits) -> None:
         raise PhotoError("too_many_pixels", f"{size[0]} x {size[1]} px, the limits are {limits.max_pixels} px and {limits.max_side_px} px a side")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
     """EXIF orientation 1..8. Unreadable metadata is no reason to refuse a photo."""
     with suppress(Exception):
-        # The base class's method: the PNG one decodes all pixels to reach an EXIF chunk behind them.
+        if image.format == "PNG" and "exif" not in image.info:
+            # Behind the pixels Pillow finds it only after decoding them; hence also the base class's method.
+            image.info.update((("exif", data[start:end]) for kind, start, end in png_chunks(data) if kind == b"eXIf"))
         turn = Image.Image.getexif(image).get(0x0112, 1)
         return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
     return 1
-
-
-def _jpeg_size(data: bytes) -> Size:
-    """Width and height in the frame header; a file that ends before its first scan begins is truncated."""
-    size, at = None, 2
-    while marker := _MARKER.search(data, at):
-        code, at = data[marker.end() - 1], marker.end()
-        if code == 0x01 or 0xD0 <= code <= 0xD8:
-            continue
-        if code == 0xD9:
-            raise PhotoError("decode_error", "the JPEG has no pixels")
-        if at + 8 > len(data):
-            break
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 3 : at + 7])
-            size = (width, height)
-        at += max(2, struct.unpack(">H", data[at : at + 2])[0])
-        if code == 0xDA and at <= len(data):
-            if size is None:
-                raise PhotoError("decode_error", "the JPEG has a scan without a frame header")
-            return size
-    raise PhotoError("truncated", "the JPEG ends inside its header")
-
-
-_MARKER = re.compile(rb"\xff+[^\xff\x00]", re.DOTALL)
-
-
-def _png_size(data: bytes) -> Size:
-    """Width and height in IHDR; all chunks must be there, and the critical ones undamaged, which Pillow checks only in part."""
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        end = at + 12 + length
-        if end > len(data):
-            break
-        if kind[:1].isupper() and zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise PhotoError("decode_error", f"the PNG has a damaged {kind!r} chunk")
-        if kind == b"IEND":
-            width, height = struct.unpack(">II", data[16:24])
-            return width, height
-        at = end
-    raise PhotoError("truncated", "the PNG ends before its IEND chunk")
-
-
-def _webp_size(data: bytes) -> Size:
-    """Width and height of the canvas; the file must be as long as its RIFF header says."""
-    if len(data) < 30 or len(data) < struct.unpack("<I", data[4:8])[0] + 8:
-        raise PhotoError("truncated", "the WEBP is shorter than its header says")
-    if data[12:16] == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack("<HH", data[26:30])
-    return width & 0x3FFF, height & 0x3FFF
-
-
-_SIZES: dict[str, Callable[[bytes], Size]] = {"JPEG": _jpeg_size, "PNG": _png_size, "WEBP": _webp_size}
-"""Our own look at the size: these run before Pillow, which allocates the canvas of a WEBP when it opens it."""
 
 
 # ---- Decoding.
@@ -376,10 +232,8 @@ def _jpeg(data: bytes, image: Image.Image, shrink: int) -> Rgb:
     """A JPEG at 1 / `shrink`, as it lies in the file, rounded up to whole px."""
     width, height = image.size
     size = (-(-width // shrink), -(-height // shrink))
-    # simplejpeg takes every CMYK for inverted, as Adobe writes it: there it only judges the file, at its smallest, and Pillow decodes.
-    cmyk = image.mode == "CMYK"
-    rgb = _strict_jpeg(data, (1, 1) if cmyk else size)
-    if rgb is None or cmyk:
+    rgb = _strict_jpeg(data, size)
+    if rgb is None:
         image.draft(image.mode, (max(1, width // shrink), max(1, height // shrink)))
         rgb = _to_rgb(image)
     if rgb.shape[1::-1] != size:

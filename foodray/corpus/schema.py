@@ -150,7 +150,7 @@ DECODED_FIELDS = [
     pa.field("width_px", pa.int32()),
     pa.field("height_px", pa.int32()),
     pa.field("exif_orientation", pa.int8()),
-    pa.field("phash", pa.uint64()),
+    pa.field("phash", pa.binary(32)),
 ]
 """What the decoder found; width and height are those of the oriented photo."""
 

@@ -37,8 +37,8 @@ class SplitConfig:
     """Which of the folds is the test side, from 0; running all of them tests every participant once."""
     val_folds: int = 5
     """The validation side is one of this many folds of what is left."""
-    near_duplicate_bits: int = 4
-    """Photos whose 64-bit perceptual hashes differ in at most this many bits count as the same scene: their participants
+    near_duplicate_bits: int = 20
+    """Photos whose 256-bit perceptual hashes differ in at most this many bits count as the same scene: their participants
     are kept on one side. -1 looks at identical files only."""
     balance_to: int = 0
     """Balanced augmentation: training samples per class to reach with quarter turns and mirrors (the paper: about 100); 0 for none."""
@@ -48,8 +48,8 @@ class SplitConfig:
     def __post_init__(self) -> None:
         if self.test_folds < 2 or self.val_folds < 2 or not 0 <= self.fold < self.test_folds:
             raise ConfigError(f"split: test_folds = {self.test_folds} and val_folds = {self.val_folds} must be >= 2, and 0 <= fold = {self.fold} < test_folds")
-        if not -1 <= self.near_duplicate_bits <= 16 or self.balance_to < 0:
-            raise ConfigError(f"split: near_duplicate_bits = {self.near_duplicate_bits} must be in -1..16 and balance_to = {self.balance_to} >= 0")
+        if not -1 <= self.near_duplicate_bits <= 64 or self.balance_to < 0:
+            raise ConfigError(f"split: near_duplicate_bits = {self.near_duplicate_bits} must be in -1..64 and balance_to = {self.balance_to} >= 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,15 +131,24 @@ def _grouped_split(samples: Mapping[str, np.ndarray], groups: np.ndarray, config
     split[test] = "test"
     _, val = _folds(classes[rest], groups[rest], config.val_folds, config.seed)[0]
     split[rest[val]] = "val"
+    # A class that only validation would show is of more use in training: its groups go back.
+    unseen = np.isin(classes, np.setdiff1d(classes[split == "val"], classes[split == "train"]))
+    split[np.isin(groups, groups[unseen]) & (split == "val")] = "train"
+    if not (split == "val").any():
+        raise SplitError("no group can be spared for validation without losing a class; lower split.val_folds, or add participants")
     return split
 
 
 def _folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    # sklearn warns of classes with fewer items than folds; the counts per class are reported by the run instead.
-    with warnings.catch_warnings():
+    """Folds of whole groups with like shares of each class: the best of 20 draws at keeping no class to a single fold."""
+
+    def confined(division: list[tuple[np.ndarray, np.ndarray]]) -> int:
+        return sum(len(np.setdiff1d(classes[test], classes[train])) for train, test in division)
+
+    with warnings.catch_warnings():  # of classes with fewer samples than folds; the run reports the counts by class
         warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(classes, classes, groups))
+        draws = (StratifiedGroupKFold(folds, shuffle=True, random_state=seed * 20 + draw) for draw in range(20))
+        return min((list(splitter.split(classes, classes, groups)) for splitter in draws), key=confined)
 
 
 def _random_split(count: int, config: SplitConfig) -> np.ndarray:

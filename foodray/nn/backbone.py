@@ -84,10 +84,9 @@ def lower_parameters(backbone: nn.Module, level: str) -> list[str]:
     names = [name for name, _ in backbone.named_parameters()]
     if level == "all":
         return names
-    stages = getattr(backbone, "feature_info", None)
-    modules = [info["module"] for info in stages] if stages else []
-    at = LEVELS.index(level)
-    if len(modules) <= at + 1:
-        raise ConfigError(f"shared_layers = {level!r}: {type(backbone).__name__} does not name its stages; use 'all'")
-    upper = next(index for index, name in enumerate(names) if name.startswith(modules[at + 1] + "."))
+    described: list[dict[str, str]] = getattr(backbone, "feature_info", [])  # type: ignore[assignment]
+    if len(described) not in (4, 5):  # four stages, sometimes with the stem before them
+        raise ConfigError(f"shared_layers = {level!r}: {type(backbone).__name__} does not have four stages; use 'all'")
+    above = described[-4:][LEVELS.index(level)]["module"]
+    upper = next(index for index, name in enumerate(names) if name.startswith(above + "."))
     return names[:upper]

@@ -16,7 +16,7 @@ class _SquaredDistance(torch.autograd.Function):
         return torch.stack(torch._foreach_norm(differences)).square().sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         left = torch._foreach_mul(ctx.saved_tensors, 2 * gradient)
         return (None, *left, *torch._foreach_neg(left))
 
@@ -43,4 +43,4 @@ class SharingDistance(nn.Module):
     def forward(self) -> Tensor:
         """The distance, a scalar."""
         left, right = zip(*self._pairs, strict=True)
-        return _SquaredDistance.apply(len(left), *left, *right) / self._divisor  # type: ignore[no-any-return, no-untyped-call]
+        return _SquaredDistance.apply(len(left), *left, *right) / self._divisor  # type: ignore[no-any-return]

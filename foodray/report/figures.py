@@ -43,9 +43,10 @@ def _png(figure: Figure, note: str) -> bytes:
 def _learning_curves(history: list[dict[str, Any]], note: str) -> bytes:
     frame = pd.DataFrame(history)
     frame.index = pd.RangeIndex(1, len(frame) + 1)
-    panels = {"training loss by term": [c for c in frame if c.endswith("_loss")], "validation accuracy": [c for c in frame if c == "val_accuracy"]}
+    names = [str(name) for name in frame.columns]
+    panels = {"training loss by term": [c for c in names if c.endswith("_loss")], "validation accuracy": [c for c in names if c == "val_accuracy"]}
     panels |= {
-        f"validation {c.removeprefix('val_').replace('_', ' ')}": [c] for c in frame if c.startswith("val_mae_") and not c.endswith(("correct", "accuracy"))
+        f"validation {c.removeprefix('val_').replace('_', ' ')}": [c] for c in names if c.startswith("val_mae_") and not c.endswith(("correct", "accuracy"))
     }
     panels = {title: columns for title, columns in panels.items() if columns}
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained", squeeze=False)

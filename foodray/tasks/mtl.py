@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, softplus
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import WeightedMeanAbsolutePercentageError
@@ -146,7 +146,8 @@ class MtlTask(Task):
             return cls(config=config, labels=labels)
         if config.scale_input == "marker" and not np.isfinite(samples["extent_w_mm"]).any():
             raise CorpusError(
-                "scale_input = 'marker', but no training photo has a known scale (marker_px_per_mm); set scale_input = 'none', or add markers.yaml and index again"
+                "scale_input = 'marker', but no training photo has a known scale (marker_px_per_mm); "
+                "set scale_input = 'none', or add markers.yaml and index again"
             )
         truth = samples[config.target][np.isfinite(samples[config.target])]
         if not len(truth):
@@ -216,7 +217,7 @@ class MtlTask(Task):
         """Cross entropy, L1 in scaled target units, and the sharing distance (equations 1 to 3)."""
         terms: dict[str, Tensor] = {}
         if "logits_BC" in outputs:
-            terms["class"] = F.cross_entropy(outputs["logits_BC"].float(), batch["class_id"], ignore_index=-1, reduction="sum")
+            terms["class"] = cross_entropy(outputs["logits_BC"].float(), batch["class_id"], ignore_index=-1, reduction="sum")
         if "portion_B" in outputs:
             known_B = batch["portion"].isfinite()
             target_B = self.scale_target(torch.where(known_B, batch["portion"], 0.0))
@@ -248,7 +249,7 @@ class MtlTask(Task):
         if not self.config.nonnegative:
             return value_B
         zero = self.target_mean / self.target_std
-        return F.softplus(value_B + zero) - zero
+        return softplus(value_B + zero) - zero
 
     def metrics(self) -> MetricCollection:
         """Accuracy, MAE, EP at item level, bias, and where both heads are there MAE-correct and MCCR."""

@@ -79,4 +79,5 @@ def _recolour(crop_SSC: np.ndarray, rng: np.random.Generator, amount: float) -> 
     matrix = brightness * contrast * (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * grey_weights)
     mean = float(crop_SSC[::4, ::4].mean())
     mixed_SSC = crop_SSC.astype(np.float32) @ matrix.T.astype(np.float32) + np.float32(brightness * (1 - contrast) * mean)
-    return np.clip(mixed_SSC, 0, 255).astype(np.uint8)
+    recoloured_SSC: np.ndarray = np.clip(mixed_SSC, 0, 255).astype(np.uint8)
+    return recoloured_SSC

@@ -3,6 +3,7 @@
 import logging
 import os
 import uuid
+from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,18 +27,18 @@ def connect() -> None:
         ray.init(log_to_driver=False)
     else:
         ray.init(address="local", num_cpus=max(LOGICAL_CPUS, (os.cpu_count() or 1) + 2), include_dashboard=False, log_to_driver=False)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     log.info("Ray %s on %d node%s, %s", ray.__version__, len(nodes), "" if len(nodes) == 1 else "s", _resources())
 
 
 def _resources() -> str:
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return f"{total.get('CPU', 0):g} logical CPUs, {total.get('GPU', 0):g} GPUs"
 
 
 def check_resources(workers: WorkerConfig) -> None:
     """Raise `ClusterError` when the workers could never be placed; Ray itself would wait for ever."""
-    total = ray.cluster_resources()
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     wanted = {"CPU": workers.num_workers * workers.cpus_per_worker, "GPU": float(workers.num_workers * workers.use_gpu)}
     for kind, amount in wanted.items():
         if total.get(kind, 0.0) < amount + (1 if kind == "CPU" else 0):
@@ -52,7 +53,7 @@ def check_storage(results: Store, corpus: Corpus) -> None:
     token = uuid.uuid4().hex
     probe = results.sub(f".probe-{token[:8]}")
     probe.write("driver", token.encode())
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
     for node in nodes:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         problem = ray.get(_probe.options(scheduling_strategy=place).remote(probe, corpus.store, node["NodeID"], token))
@@ -75,7 +76,7 @@ def _remove_probe(probe: Store) -> None:
     for key in probe.list():
         probe._fs.rm_file(probe.uri(key))
     if not probe.remote:
-        os.rmdir(probe.root)
+        Path(probe.root).rmdir()
 
 
 @ray.remote(num_cpus=0)

@@ -106,7 +106,6 @@ class RunConfig(Generic[ConfigT]):
         if self.loop.precision == "fp16" and not self.workers.use_gpu:
             raise ConfigError("loop.precision = 'fp16' needs workers.use_gpu; use bf16 on the CPU")
         largest = max(self.workers.num_workers, self.workers.max_workers)
-        if self.loop.batch_size < largest * self.loop.accumulate:
-            raise ConfigError(
-                f"loop.batch_size = {self.loop.batch_size} is less than workers x accumulate = {largest * self.loop.accumulate}; it is the batch of all workers together"
-            )
+        shares = largest * self.loop.accumulate
+        if self.loop.batch_size < shares:
+            raise ConfigError(f"loop.batch_size = {self.loop.batch_size} is less than workers x accumulate = {shares}; it is the batch of all workers together")

@@ -108,14 +108,15 @@ class PoolFeed:
 
     def train_batches(self, stage: Stage, batch_size: int, first_step: int, last_step: int, part: Part) -> Iterator[dict[str, Tensor]]:
         """This rank's micro-batches in order, prepared by Ray Data ahead of the loop."""
-        prepare = PrepareSteps(ray.put(self), self.order(stage, batch_size), part)
+        feed, order = ray.put(self), self.order(stage, batch_size)
         context = ray.data.DataContext.get_current()
         context.execution_options = ExecutionOptions(preserve_order=True)
         context.enable_progress_bars = False
         for start in range(first_step, last_step, STEPS_PER_PIPELINE):
             stop = min(start + STEPS_PER_PIPELINE, last_step)
             steps = ray.data.range(stop - start, override_num_blocks=max(1, (stop - start) // STEPS_PER_TASK))
-            batches = steps.map_batches(prepare, fn_args=(start,), batch_size=STEPS_PER_TASK, compute=TaskPoolStrategy(size=self.decode_tasks))
+            prepare = PrepareSteps(feed, order, part, start)
+            batches = steps.map_batches(prepare, batch_size=STEPS_PER_TASK, compute=TaskPoolStrategy(size=self.decode_tasks))
             for block in batches.iter_batches(batch_size=None, prefetch_batches=2):
                 yield from _unpack(block)
 
@@ -185,14 +186,14 @@ class Order:
 class PrepareSteps:
     """Step numbers to this rank's micro-batches of those steps, each packed as one row of flat tensors."""
 
-    def __init__(self, feed: Any, order: Order, part: Part) -> None:
-        self.feed, self.order, self.part = feed, order, part
+    def __init__(self, feed: Any, order: Order, part: Part, first_step: int) -> None:
+        self.feed, self.order, self.part, self.first_step = feed, order, part, first_step
 
-    def __call__(self, batch: Mapping[str, np.ndarray], first_step: int) -> dict[str, Any]:
+    def __call__(self, batch: Any) -> dict[str, Any]:
         """One row a micro-batch, in order of steps; ids count from `first_step`."""
         torch.set_num_threads(1)
         feed: PoolFeed = ray.get(self.feed)
-        packed = [_pack(feed.prepare(entries, seeds)) for step in batch["id"] for entries, seeds in self._micro_batches(first_step + int(step))]
+        packed = [_pack(feed.prepare(entries, seeds)) for step in batch["id"] for entries, seeds in self._micro_batches(self.first_step + int(step))]
         return {"tensors": np.array([data for data, _ in packed], dtype=object), "layout": np.array([layout for _, layout in packed], dtype=object)}
 
     def _micro_batches(self, step: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -215,7 +216,7 @@ def _pack(batch: Mapping[str, Tensor]) -> tuple[bytes, str]:
     return b"".join(parts), ";".join(layout)
 
 
-def _unpack(block: Mapping[str, np.ndarray]) -> Iterator[dict[str, Tensor]]:
+def _unpack(block: Any) -> Iterator[dict[str, Tensor]]:
     for data, layout in zip(block["tensors"], block["layout"], strict=True):
         memory = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         batch = {}

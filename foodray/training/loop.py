@@ -69,7 +69,7 @@ class Loop:
         self.network: nn.Module = task.network().to(self.device)
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True) if config.ema_decay else None
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True) if config.ema_decay else None  # type: ignore[no-untyped-call]
         if config.compile:
             self.network.compile()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")

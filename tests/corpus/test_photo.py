@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from foodray.corpus.photo import GREY, Photo, PhotoLimits, crop_square, decode, decode_crops, read_header, resize
+from foodray.corpus.photo import Photo, PhotoLimits, crop_square, decode, decode_crops, read_header
+from foodray.corpus.resize import GREY, resize
 from foodray.corpus.schema import REASONS
 from foodray.errors import ConfigError, PhotoError
 
@@ -149,10 +150,10 @@ class TestRefusals:
     def test_limits_that_disarm_the_guards_are_refused(self) -> None:
         for wrong in ({"max_pixels": 10**9}, {"max_bytes": 0}, {"formats": ("JPG",)}):
             with pytest.raises(ConfigError):
-                PhotoLimits(**wrong)  # type: ignore[arg-type]
+                PhotoLimits(**wrong)
 
 
-JPEGS = {
+JPEGS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "progressive": {"progressive": True},
     "restart markers": {"restart_marker_blocks": 4},
@@ -166,14 +167,14 @@ class TestDamage:
     @pytest.mark.parametrize("kind", JPEGS)
     @pytest.mark.parametrize("cover", [None, 8])
     def test_a_jpeg_cut_anywhere_is_truncated(self, kind: str, cover: int | None) -> None:
-        how: dict[str, Any] = dict(JPEGS[kind])
+        how = dict(JPEGS[kind])
         data = encoded(scene().convert(how.pop("mode", "RGB")), "JPEG", **how)
         for end in {*range(3, len(data), 61), len(data) // 2, len(data) * 95 // 100, *range(len(data) - 12, len(data))}:
             assert refusal(data[:end], cover=cover) == "truncated", end
 
     @pytest.mark.parametrize("share", [0.5, 0.95])
     def test_a_cut_jpeg_with_an_end_marker_put_back_is_truncated(self, share: float) -> None:
-        data = encoded(scene(), "JPEG")
+        data = encoded(scene(300, 200), "JPEG")
         cut = data[: int(len(data) * share)] + b"\xff\xd9"
         Image.open(io.BytesIO(cut)).load()  # Pillow sees nothing wrong
         assert refusal(cut) == refusal(cut, cover=8) == "truncated"
@@ -231,9 +232,7 @@ def verdict(data: bytes, cover: int | None) -> str:
     try:
         decode(data, cover=cover)
     except PhotoError as error:
-        assert error.reason in REASONS
-        assert len(error.detail) <= 300
-        return error.reason
+        return error.reason if len(error.detail) <= 300 else f"too long a detail: {error.detail}"
     return "ok"
 
 
@@ -324,13 +323,12 @@ class TestPixels:
         assert photo.header.mode == "CMYK"
         assert apart(photo.rgb_HW3, resize(np.asarray(scene()), photo.rgb_HW3.shape[1::-1])) < 2
 
-    def test_cmyk_without_the_mark_of_adobe_is_taken_as_it_is(self) -> None:
-        data = encoded(Image.new("CMYK", (16, 16), (200, 30, 60, 10)), "JPEG", quality=95)
-        at = data.index(b"Adobe") - 4
-        plain = data[:at] + data[at + 16 :]
-        want = np.asarray(Image.open(io.BytesIO(plain)).convert("RGB"))
-        assert apart(decode(plain).rgb_HW3, want) == 0
-        assert apart(decode(data).rgb_HW3, want) > 50
+    @pytest.mark.parametrize("transform", [0, 2, None])
+    def test_every_kind_of_cmyk_is_read_as_pillow_does(self, transform: int | None) -> None:
+        data = encoded(scene().convert("CMYK"), "JPEG")
+        at = data.index(b"Adobe")
+        data = data[: at - 4] + data[at + 12 :] if transform is None else data[: at + 11] + bytes([transform]) + data[at + 12 :]
+        assert apart(decode(data).rgb_HW3, np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) < 1.1
 
     def test_a_jpeg_of_odd_sampling_is_decoded(self) -> None:
         assert np.array_equal(decode(odd_jpeg()).rgb_HW3, np.full((16, 16, 3), 128))
@@ -366,10 +364,10 @@ class TestPixels:
 
 class TestScale:
     @pytest.mark.parametrize(
-        ("cover", "shape"), [(None, (400, 600)), (600, (400, 600)), (201, (400, 600)), (200, (200, 300)), (51, (200, 300)), (50, (50, 75)), (1, (50, 75))]
+        ("cover", "shape"),
+        [(None, (400, 600)), (600, (400, 600)), (201, (400, 600)), (200, (200, 300)), (101, (200, 300)), (51, (100, 150)), (50, (50, 75)), (1, (50, 75))],
     )
     def test_the_smallest_scale_that_covers_is_taken(self, cover: int | None, shape: tuple[int, int]) -> None:
-        cover = 101 if cover == 51 else cover
         assert decode(encoded(scene(600, 400), "JPEG"), cover=cover).rgb_HW3.shape[:2] == shape
 
     def test_cover_speaks_of_the_oriented_photo(self) -> None:

@@ -4,8 +4,8 @@ Public: `generate_sample_study(store, SampleConfig(…))`, which writes a study 
 which tell what each photo shows and the true scale at its marker; and `render`, which draws one.
 """
 
+from foodray.corpus.sample.picture import Picture, render
 from foodray.corpus.sample.plan import Plan, SampleConfig, compose, plan_photos
-from foodray.corpus.sample.render import Picture, render
 from foodray.corpus.sample.scene import MARKER, Photo, Scene
 from foodray.corpus.sample.study import SampleSummary, generate_sample_study
 

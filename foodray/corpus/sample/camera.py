@@ -46,7 +46,7 @@ class Camera:
 
     def centre(self) -> F64:
         """Position of the camera in mm, (3,)."""
-        return np.array([*self.aim_mm, 0.0]) - self.distance_mm * self.rotation()[2]
+        return np.asarray(np.array([*self.aim_mm, 0.0]) - self.distance_mm * self.rotation()[2])
 
     def matrix(self) -> F64:
         """Lens matrix, (3, 3); the px centre of the photo is on the axis."""

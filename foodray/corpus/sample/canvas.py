@@ -1,7 +1,7 @@
 """The scene drawn from straight above, in mm: colour, height and label of everything that stands on the table.
 
 In: a `Scene` and a resolution. Out: a `Canvas`, a raster of the part of the table plane that is not bare. The camera
-looks at it in `render.py`; nothing here knows where the camera is.
+looks at it in `picture.py`; nothing here knows where the camera is.
 
 Legend: H rows and W columns of the canvas.
 """
@@ -34,16 +34,16 @@ class Canvas:
 
     grid: Grid
     """Where on the table the layers lie."""
-    colour_3HW: F32
-    """sRGB 0 to 255; 0 where alpha is 0."""
-    alpha_HW: F32
-    """1 on things, 0 on the bare table."""
-    height_HW: F32
-    """Height above the table in mm."""
-    gloss_HW: F32
-    """Strength of highlights."""
-    label_HW: NDArray[np.uint8]
-    """0 nothing, k the k-th item (from 1), 255 the marker."""
+    colour: F32
+    """sRGB 0 to 255 as planes (3, H, W); 0 where alpha is 0."""
+    alpha: F32
+    """(H, W): 1 on things, 0 on the bare table."""
+    height: F32
+    """(H, W): height above the table in mm."""
+    gloss: F32
+    """(H, W): strength of highlights."""
+    labels: NDArray[np.uint8]
+    """(H, W): 0 nothing, k the k-th item (from 1), 255 the marker."""
 
 
 def draw_canvas(photo: Photo, px_per_mm: float) -> Canvas:
@@ -70,7 +70,7 @@ def draw_canvas(photo: Photo, px_per_mm: float) -> Canvas:
 
 def shade_canvas(canvas: Canvas, light: Light) -> tuple[F32, F32]:
     """Light and highlights, both (H, W): the first is 1 on a flat, open place; the second is added to sRGB levels."""
-    height, scale = canvas.height_HW, canvas.grid.px_per_mm
+    height, scale = canvas.height, canvas.grid.px_per_mm
     slope_x, slope_y = (cv2.Sobel(height, cv2.CV_32F, dx, 1 - dx, ksize=3, scale=scale / 8) for dx in (1, 0))
     cos, sin = math.cos(light.elevation_rad), math.sin(light.elevation_rad)
     toward = (cos * math.cos(light.azimuth_rad), cos * math.sin(light.azimuth_rad))
@@ -82,7 +82,7 @@ def shade_canvas(canvas: Canvas, light: Light) -> tuple[F32, F32]:
     shade = (light.ambient + (1 - light.ambient) * facing * lit / sin) * (1 - hollow)
     bisector = np.array([toward[0], toward[1], sin + 1.0]) / math.sqrt(2 + 2 * sin)
     mirror = np.maximum((bisector[2] - slope_x * bisector[0] - slope_y * bisector[1]) / length, 0.0)
-    return np.asarray(shade, np.float32), np.asarray(canvas.gloss_HW * lit * mirror**24 * 110.0, np.float32)
+    return np.asarray(shade, np.float32), np.asarray(canvas.gloss * lit * mirror**24 * 110.0, np.float32)
 
 
 def _lit(height_HW: F32, px_per_mm: float, light: Light, *, reach_mm: float = 70.0, steps: int = 12) -> F32:
@@ -104,12 +104,12 @@ def _smooth(x: F32, low: float, high: float) -> F32:
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
-def _paint(canvas: Canvas, place: tuple[slice, slice], colour: Sequence[float] | Sequence[F32], cover: F32) -> None:
+def _paint(canvas: Canvas, place: tuple[slice, slice], colour: Sequence[float | F32], cover: F32) -> None:
     """Lay three levels, or three planes (H, W), over a window, `cover` (H, W) in 0..1 opaque."""
     clear = 1.0 - cover
-    for plane_HW, level in zip(canvas.colour_3HW, colour, strict=True):
+    for plane_HW, level in zip(canvas.colour, colour, strict=True):
         plane_HW[place] = plane_HW[place] * clear + level * cover
-    canvas.alpha_HW[place] = np.maximum(canvas.alpha_HW[place], cover)
+    canvas.alpha[place] = np.maximum(canvas.alpha[place], cover)
 
 
 def _draw_container(canvas: Canvas, container: Container) -> None:
@@ -126,11 +126,11 @@ def _draw_container(canvas: Canvas, container: Container) -> None:
     cover = np.clip(edge * canvas.grid.px_per_mm + 0.5, 0, 1)
     rise = 1.0 - _smooth(edge, 0.0, container.rim_mm)
     lip = np.sqrt(np.clip(edge / 3.0, 0.0, 1.0))
-    canvas.height_HW[place] = lip * (BASE_MM + (container.wall_mm - BASE_MM) * rise)
+    canvas.height[place] = lip * (BASE_MM + (container.wall_mm - BASE_MM) * rise)
     _paint(canvas, place, container.colour, cover)
     if container.band:
         _paint(canvas, place, container.band, np.asarray(_smooth(edge, 3.0, 3.6) * (1 - _smooth(edge, 8.0, 8.6)), np.float32))
-    canvas.gloss_HW[place] = 0.25 * cover
+    canvas.gloss[place] = 0.25 * cover
 
 
 def _draw_cup(canvas: Canvas, item: Item) -> None:
@@ -140,9 +140,9 @@ def _draw_cup(canvas: Canvas, item: Item) -> None:
     radius = np.sqrt((x - item.x_mm) ** 2 + (y - item.y_mm) ** 2).astype(np.float32)
     outer, inner = ((np.clip((limit - radius) * canvas.grid.px_per_mm + 0.5, 0, 1)) for limit in (item.reach_mm + CUP_WALL_MM, item.reach_mm))
     served = max(item.lumps[0].height_mm, 45.0)
-    canvas.height_HW[place] = np.where(outer > 0.5, np.where(inner > 0.5, BASE_MM, served + CUP_BRIM_MM), canvas.height_HW[place])
+    canvas.height[place] = np.where(outer > 0.5, np.where(inner > 0.5, BASE_MM, served + CUP_BRIM_MM), canvas.height[place])
     _paint(canvas, place, (224, 226, 226), np.asarray(outer, np.float32))
-    canvas.gloss_HW[place] = np.maximum(canvas.gloss_HW[place], 0.5 * outer)
+    canvas.gloss[place] = np.maximum(canvas.gloss[place], 0.5 * outer)
 
 
 def _palette(item: Item) -> F32:
@@ -168,18 +168,18 @@ def _draw_item(canvas: Canvas, item: Item, label: int) -> None:
     solid = rasterise(item.lumps, local, *place)
     tone, bump = _texture(item, local, place, solid.lump)
     tone = tone + surface.rim * _smooth(solid.radius, 0.72, 1.0)
-    base = BASE_MM if item.food.shape.form == "cup" else canvas.height_HW[place]
+    base = BASE_MM if item.food.shape.form == "cup" else canvas.height[place]
     top = solid.height_mm + (bump - 0.5) * 2 * surface.relief_mm
-    owned = canvas.label_HW[place] > 0
+    owned = canvas.labels[place] > 0
     loose = -2 * surface.relief_mm if item.food.shape.roundness == 1.0 else 0.0
-    seen = (top > 0.4) & (solid.height_mm > loose) & (~owned | (BASE_MM + top > canvas.height_HW[place]))
+    seen = (top > 0.4) & (solid.height_mm > loose) & (~owned | (BASE_MM + top > canvas.height[place]))
     index = np.clip(tone[seen] * 255, 0, 255).astype(np.uint8)
-    for plane_HW, palette in zip(canvas.colour_3HW, _palette(item), strict=True):
+    for plane_HW, palette in zip(canvas.colour, _palette(item), strict=True):
         plane_HW[place][seen] = palette[index]
     height = np.where(owned, BASE_MM, base) + top
-    canvas.height_HW[place][seen] = height[seen]
-    canvas.gloss_HW[place][seen] = surface.gloss
-    canvas.label_HW[place][seen] = label
+    canvas.height[place][seen] = height[seen]
+    canvas.gloss[place][seen] = surface.gloss
+    canvas.labels[place][seen] = label
 
 
 def _texture(item: Item, grid: Grid, place: tuple[slice, slice], lump_HW: NDArray[np.int16]) -> tuple[F32, F32]:
@@ -207,7 +207,7 @@ def _draw_stain(canvas: Canvas, item: Item) -> None:
     local = Grid(x0_mm=grid.x0_mm - item.x_mm, y0_mm=grid.y0_mm - item.y_mm, px_per_mm=grid.px_per_mm, num_cols=grid.num_cols, num_rows=grid.num_rows)
     solid = rasterise(item.lumps, local, *place)
     tone, _ = _texture(item, local, place, solid.lump)
-    patchy = _smooth(tone, 0.45, 0.8) * (1 - _smooth(solid.radius, 0.6, 1.0)) * canvas.alpha_HW[place]
+    patchy = _smooth(tone, 0.45, 0.8) * (1 - _smooth(solid.radius, 0.6, 1.0)) * canvas.alpha[place]
     _paint(canvas, place, _shift(item.food.surface.body, item.look), np.asarray(0.45 * patchy, np.float32))
 
 
@@ -221,14 +221,13 @@ def _draw_marker(canvas: Canvas, marker_mm: tuple[float, float, float]) -> None:
     u = (x - x_mm) * math.cos(angle) + (y - y_mm) * math.sin(angle) + across
     v = (y - y_mm) * math.cos(angle) - (x - x_mm) * math.sin(angle) + down
     sharp = canvas.grid.px_per_mm
-    paper = np.clip(np.minimum(np.minimum(u, 2 * across - u), np.minimum(v, 2 * down - v)) * sharp + 0.5, 0, 1)
-    printed = np.minimum(np.minimum(u, 2 * across - u), np.minimum(v, 2 * down - v)) - MARKER_BORDER_MM
-    wave_u, wave_v = (square / 2 - np.abs(np.mod(t - MARKER_BORDER_MM, 2 * square) - square - square / 2) for t in (u, v))
-    wave_u, wave_v = (np.where(w < -square / 2, -square - w, w) for w in (wave_u, wave_v))
+    inside = np.minimum(np.minimum(u, 2 * across - u), np.minimum(v, 2 * down - v))
+    paper = np.clip(inside * sharp + 0.5, 0, 1)
+    wave_u, wave_v = (square / 2 - np.abs(np.mod(t - MARKER_BORDER_MM + square / 2, 2 * square) - square) for t in (u, v))
     checks = np.clip(wave_u * sharp * 2, -1, 1) * np.clip(wave_v * sharp * 2, -1, 1)
-    black = (0.5 + 0.5 * checks) * np.clip(printed * sharp + 0.5, 0, 1)
+    black = (0.5 + 0.5 * checks) * np.clip((inside - MARKER_BORDER_MM) * sharp + 0.5, 0, 1)
     level = (PAPER + (INK - PAPER) * black).astype(np.float32)
     _paint(canvas, place, [level] * 3, np.asarray(paper, np.float32))
-    canvas.height_HW[place] = np.maximum(canvas.height_HW[place], 0.3 * paper)
-    canvas.gloss_HW[place] *= 1 - paper
-    canvas.label_HW[place][(paper > 0.5) & (canvas.label_HW[place] == 0)] = MARKER_LABEL
+    canvas.height[place] = np.maximum(canvas.height[place], 0.3 * paper)
+    canvas.gloss[place] *= 1 - paper
+    canvas.labels[place][(paper > 0.5) & (canvas.labels[place] == 0)] = MARKER_LABEL

@@ -90,11 +90,11 @@ class Food:
 
 
 def _grains(length: float, width: float, relief: float, dark: RGB, body: RGB, light: RGB, **more: float) -> Surface:
-    return Surface(kind="grains", grain_mm=(length, width), relief_mm=relief, dark=dark, body=body, light=light, **more)  # type: ignore[arg-type]
+    return Surface(kind="grains", grain_mm=(length, width), relief_mm=relief, dark=dark, body=body, light=light, **more)
 
 
 def _noise(along: float, across: float, relief: float, dark: RGB, body: RGB, light: RGB, **more: float) -> Surface:
-    return Surface(kind="noise", grain_mm=(along, across), relief_mm=relief, dark=dark, body=body, light=light, **more)  # type: ignore[arg-type]
+    return Surface(kind="noise", grain_mm=(along, across), relief_mm=relief, dark=dark, body=body, light=light, **more)
 
 
 def _mound(ratio: float, wobble: float, edge: float = 2.2) -> Shape:
@@ -128,21 +128,126 @@ def _food(name: str, group: str, kcal: float, density: float, portion_ml: float,
 
 _ALL = (
     _food("rice", "grains", 130, 0.68, 105, (1.0, 0.1), _mound(0.45, 0.05), _grains(6.5, 2.2, 1.6, (176, 166, 140), (235, 229, 213), (252, 250, 243))),
-    _food("pasta", "grains", 157, 0.55, 120, (0.9, 0.1), _mound(0.42, 0.06), _grains(36, 9.5, 5.0, (160, 110, 45), (228, 190, 112), (248, 226, 168), gloss=0.25)),
-    _food("bread", "grains", 250, 0.28, 85, (0.7, 2.5), _slab(1.15, 13, 3.6, 0.02), _noise(2.2, 1.8, 0.5, (98, 56, 24), (194, 152, 102), (228, 198, 154), gloss=0.0, rim=-0.75)),
-    _food("mashed_potato", "vegetables", 110, 0.95, 85, (0.7, 0.2), _mound(0.42, 0.09, 2.6), _noise(13, 7, 2.0, (210, 184, 118), (237, 219, 160), (250, 241, 204), gloss=0.15)),
-    _food("fries", "vegetables", 310, 0.45, 95, (0.8, 0.1), _pieces(58, 9, 10, power=7.0, edge=8.0), _noise(12, 5, 0.4, (166, 100, 28), (231, 182, 82), (250, 220, 140), rim=-0.2)),
+    _food(
+        "pasta", "grains", 157, 0.55, 120, (0.9, 0.1), _mound(0.42, 0.06), _grains(36, 9.5, 5.0, (160, 110, 45), (228, 190, 112), (248, 226, 168), gloss=0.25)
+    ),
+    _food(
+        "bread",
+        "grains",
+        250,
+        0.28,
+        85,
+        (0.7, 2.5),
+        _slab(1.15, 13, 3.6, 0.02),
+        _noise(2.2, 1.8, 0.5, (98, 56, 24), (194, 152, 102), (228, 198, 154), gloss=0.0, rim=-0.75),
+    ),
+    _food(
+        "mashed_potato",
+        "vegetables",
+        110,
+        0.95,
+        85,
+        (0.7, 0.2),
+        _mound(0.42, 0.09, 2.6),
+        _noise(13, 7, 2.0, (210, 184, 118), (237, 219, 160), (250, 241, 204), gloss=0.15),
+    ),
+    _food(
+        "fries",
+        "vegetables",
+        310,
+        0.45,
+        95,
+        (0.8, 0.1),
+        _pieces(58, 9, 10, power=7.0, edge=8.0),
+        _noise(12, 5, 0.4, (166, 100, 28), (231, 182, 82), (250, 220, 140), rim=-0.2),
+    ),
     _food("peas", "vegetables", 82, 0.70, 55, (0.8, 0.1), _mound(0.33, 0.08), _grains(8.2, 7.6, 3.0, (52, 98, 26), (104, 158, 50), (158, 204, 92), gloss=0.3)),
-    _food("broccoli", "vegetables", 35, 0.38, 95, (0.7, 0.1), _pieces(38, 32, 27), _grains(3.2, 2.8, 1.8, (22, 54, 22), (58, 108, 46), (116, 156, 84), gloss=0.05)),
-    _food("carrots", "vegetables", 36, 0.65, 50, (0.8, 0.1), _pieces(24, 22, 7, edge=10.0), _noise(7, 6, 0.2, (186, 80, 12), (235, 128, 40), (250, 172, 92), gloss=0.25, rim=-0.3)),
-    _food("cherry_tomatoes", "vegetables", 18, 0.95, 50, (0.6, 1.5), _pieces(27, 26, 24), _noise(25, 25, 0.1, (128, 14, 12), (204, 38, 28), (232, 88, 58), gloss=0.9, contrast=0.4)),
-    _food("scrambled_egg", "protein", 150, 0.90, 70, (0.3, 2.5), _mound(0.36, 0.12), _grains(17, 12, 4.0, (206, 146, 44), (244, 206, 98), (253, 234, 160), gloss=0.3, contrast=0.7)),
-    _food("steak", "protein", 250, 1.05, 95, (0.5, 0.1), _slab(1.4, 17, 2.4, 0.07), Surface(kind="grill", grain_mm=(9, 3), relief_mm=1.0, dark=(38, 22, 16), body=(112, 66, 46), light=(158, 104, 80), gloss=0.3)),
-    _food("salmon", "protein", 205, 1.02, 95, (0.5, 0.4), _slab(1.9, 20, 3.0, 0.03), Surface(kind="flakes", grain_mm=(9, 9), relief_mm=0.8, dark=(198, 100, 70), body=(236, 148, 112), light=(250, 208, 182), gloss=0.35)),
-    _food("meatballs", "protein", 200, 0.98, 85, (0.5, 0.1), _pieces(36, 34, 31), _noise(4.5, 3.5, 1.2, (58, 30, 17), (112, 66, 40), (164, 110, 72), gloss=0.35)),
-    _food("falafel", "protein", 330, 0.80, 75, (0.35, 0.1), _pieces(40, 38, 24, edge=3.0), _grains(3.0, 2.4, 1.4, (78, 48, 18), (136, 92, 44), (190, 146, 88), gloss=0.0)),
-    _food("diet_cola", "drinks", 0, 1.00, 130, (0.7, 0.3), _CUP, Surface(kind="liquid", grain_mm=(6, 6), relief_mm=0.1, dark=(16, 8, 6), body=(48, 22, 14), light=(120, 76, 50), gloss=0.6)),
-    _food("orange_juice", "drinks", 45, 1.04, 120, (0.3, 1.5), _CUP, Surface(kind="liquid", grain_mm=(5, 5), relief_mm=0.1, dark=(222, 128, 18), body=(247, 170, 44), light=(255, 206, 104), gloss=0.3)),
+    _food(
+        "broccoli", "vegetables", 35, 0.38, 95, (0.7, 0.1), _pieces(38, 32, 23), _grains(3.2, 2.8, 1.8, (22, 54, 22), (58, 108, 46), (116, 156, 84), gloss=0.05)
+    ),
+    _food(
+        "carrots",
+        "vegetables",
+        36,
+        0.65,
+        50,
+        (0.8, 0.1),
+        _pieces(24, 22, 7, edge=10.0),
+        _noise(7, 6, 0.2, (186, 80, 12), (235, 128, 40), (250, 172, 92), gloss=0.25, rim=-0.3),
+    ),
+    _food(
+        "cherry_tomatoes",
+        "vegetables",
+        18,
+        0.95,
+        50,
+        (0.6, 1.5),
+        _pieces(27, 26, 20),
+        _noise(25, 25, 0.1, (128, 14, 12), (204, 38, 28), (232, 88, 58), gloss=0.9, contrast=0.4),
+    ),
+    _food(
+        "scrambled_egg",
+        "protein",
+        150,
+        0.90,
+        70,
+        (0.3, 2.5),
+        _mound(0.36, 0.12),
+        _grains(17, 12, 4.0, (206, 146, 44), (244, 206, 98), (253, 234, 160), gloss=0.3, contrast=0.7),
+    ),
+    _food(
+        "steak",
+        "protein",
+        250,
+        1.05,
+        95,
+        (0.5, 0.1),
+        _slab(1.4, 17, 2.4, 0.07),
+        Surface(kind="grill", grain_mm=(9, 3), relief_mm=1.0, dark=(38, 22, 16), body=(112, 66, 46), light=(158, 104, 80), gloss=0.3),
+    ),
+    _food(
+        "salmon",
+        "protein",
+        205,
+        1.02,
+        95,
+        (0.5, 0.4),
+        _slab(1.9, 20, 3.0, 0.03),
+        Surface(kind="flakes", grain_mm=(9, 9), relief_mm=0.8, dark=(198, 100, 70), body=(236, 148, 112), light=(250, 208, 182), gloss=0.35),
+    ),
+    _food(
+        "meatballs", "protein", 200, 0.98, 85, (0.5, 0.1), _pieces(36, 34, 24), _noise(4.5, 3.5, 1.2, (58, 30, 17), (112, 66, 40), (164, 110, 72), gloss=0.35)
+    ),
+    _food(
+        "falafel",
+        "protein",
+        330,
+        0.80,
+        75,
+        (0.35, 0.1),
+        _pieces(40, 38, 20, edge=3.0),
+        _grains(3.0, 2.4, 1.4, (78, 48, 18), (136, 92, 44), (190, 146, 88), gloss=0.0),
+    ),
+    _food(
+        "diet_cola",
+        "drinks",
+        0,
+        1.00,
+        130,
+        (0.5, 0.3),
+        _CUP,
+        Surface(kind="liquid", grain_mm=(6, 6), relief_mm=0.1, dark=(16, 8, 6), body=(48, 22, 14), light=(120, 76, 50), gloss=0.6),
+    ),
+    _food(
+        "orange_juice",
+        "drinks",
+        45,
+        1.04,
+        120,
+        (0.3, 1.5),
+        _CUP,
+        Surface(kind="liquid", grain_mm=(5, 5), relief_mm=0.1, dark=(222, 128, 18), body=(247, 170, 44), light=(255, 206, 104), gloss=0.3),
+    ),
 )
 
 FOODS = {food.class_name: food for food in _ALL}

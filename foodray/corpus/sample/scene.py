@@ -29,6 +29,8 @@ PORTION_SIGMA = 0.45
 """Spread of the log of a portion: the 5 % and 95 % portions are a factor 4.4 apart."""
 PLATE_COLOURS: tuple[RGB, ...] = ((244, 243, 238), (238, 232, 220), (206, 220, 228), (96, 112, 128), (226, 214, 196), (58, 60, 66))
 TRAY_COLOURS: tuple[RGB, ...] = ((186, 190, 194), (150, 120, 92), (198, 92, 70), (84, 124, 112), (222, 216, 204))
+LARGEST_MM = {"plate": 145.0, "tray": 170.0}
+"""Half width beyond which a container does not grow to fit its meal."""
 TABLES = ("wood", "cloth", "stone", "laminate")
 
 
@@ -88,7 +90,7 @@ class Scene:
         for item in self.items:
             reach = item.reach_mm + (CUP_WALL_MM if item.food.shape.form == "cup" else 0.0)
             circle = np.column_stack([item.x_mm + reach * np.cos(theta), item.y_mm + reach * np.sin(theta), np.zeros(12)])
-            rings += [circle, circle + [0.0, 0.0, BASE_MM + item.top_mm + (CUP_BRIM_MM if item.food.shape.form == "cup" else 0.0)]]
+            rings += [circle, circle + np.array([0.0, 0.0, BASE_MM + item.top_mm + (CUP_BRIM_MM if item.food.shape.form == "cup" else 0.0)])]
         return np.concatenate(rings)
 
     def marker_corners(self) -> NDArray[np.float64]:
@@ -136,7 +138,9 @@ class Photo:
 
 def marker_half_mm() -> tuple[float, float]:
     """Half width and half height of the marker's paper."""
-    assert MARKER.cols and MARKER.rows and MARKER.square_mm
+    assert MARKER.cols
+    assert MARKER.rows
+    assert MARKER.square_mm
     return (MARKER.cols + 1) * MARKER.square_mm / 2 + MARKER_BORDER_MM, (MARKER.rows + 1) * MARKER.square_mm / 2 + MARKER_BORDER_MM
 
 
@@ -147,7 +151,7 @@ def make_scene(rng: np.random.Generator, *, meal: str, appetite: float, tray_sha
     portions = [food.portion_ml * appetite * float(np.exp(np.clip(rng.normal(0, PORTION_SIGMA), -1.1, 1.1))) for food in foods]
     solid = [make_item(food, ml, rng) for food, ml in zip(foods, portions, strict=True) if food.shape.form != "cup"]
     drink = [make_item(food, ml, rng) for food, ml in zip(foods, portions, strict=True) if food.shape.form == "cup"]
-    placed = _pack(solid, container, rng, at_least=3 - len(drink))
+    placed, container = _pack(solid, container, rng, at_least=3 - len(drink))
     marker_angle = float(rng.uniform(0, 2 * math.pi))
     drink_angle = marker_angle + float(rng.uniform(1.3, 2 * math.pi - 1.3))
     for item in drink:
@@ -234,22 +238,25 @@ def _edge(container: Container, angle: float) -> float:
     return min(across, down)
 
 
-def _pack(items: list[Item], container: Container, rng: np.random.Generator, *, at_least: int) -> list[Item]:
-    """Push the items apart inside the container; drop the largest, then shrink all, until they overlap only slightly."""
+def _pack(items: list[Item], container: Container, rng: np.random.Generator, *, at_least: int) -> tuple[list[Item], Container]:
+    """Push the items apart until they overlap only slightly: take a larger container, then fewer items, then smaller ones."""
+    largest_mm = LARGEST_MM[container.kind]
     while True:
         reach = np.array([item.reach_mm * 0.80 for item in items])
         places, overlap = min((_relax(reach, container, rng) for _ in range(3)), key=lambda found: found[1])
         if overlap < 0.13:
-            return [replace(item, x_mm=float(x), y_mm=float(y)) for item, (x, y) in zip(items, places, strict=True)]
-        if len(items) > at_least:
-            largest = max(items, key=lambda item: item.reach_mm)
-            items = [item for item in items if item is not largest]
+            return [replace(item, x_mm=float(x), y_mm=float(y)) for item, (x, y) in zip(items, places, strict=True)], container
+        if container.half_mm[0] < largest_mm:
+            container = replace(container, half_mm=(container.half_mm[0] * 1.09, container.half_mm[1] * 1.09))
+        elif len(items) > at_least:
+            crowding = max(items, key=lambda item: item.reach_mm)
+            items = [item for item in items if item is not crowding]
         else:
             items = [make_item(item.food, item.volume_ml * 0.8, rng) for item in items]
 
 
 def _relax(reach: NDArray[np.float64], container: Container, rng: np.random.Generator) -> tuple[NDArray[np.float64], float]:
-    """Centres (N, 2) of circles after 80 steps of repulsion, and their largest overlap or overhang as a share of the radius."""
+    """Centres (N, 2) of circles after up to 80 steps of repulsion, and their largest overlap or overhang as a share of the radius."""
     half = np.array(container.half_mm) - container.rim_mm * 0.55
     places = rng.uniform(-0.5, 0.5, (len(reach), 2)) * half
     sums = reach[:, None] + reach[None, :]
@@ -264,6 +271,8 @@ def _relax(reach: NDArray[np.float64], container: Container, rng: np.random.Gene
             places *= np.minimum(1.0, room[:, 0] / (np.sqrt((places**2).sum(axis=1)) + 1e-6))[:, None]
         else:
             places = np.clip(places, -room, room)
+        if push.max(initial=0.0) < 0.1:
+            break
     distance = np.sqrt(((places[:, None] - places[None, :]) ** 2).sum(axis=2))
     overlap = np.maximum(sums - distance, 0.0) / np.minimum(reach[:, None], reach[None, :])
     overhang = np.maximum(reach[:, None] - half[None, :], 0.0) / reach[:, None]

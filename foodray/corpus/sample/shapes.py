@@ -103,10 +103,8 @@ class Lump:
         dx, dy = x_mm - np.float32(self.x_mm), y_mm - np.float32(self.y_mm)
         u = (dx * np.float32(cos) + dy * np.float32(sin)) / np.float32(self.half_mm[0])
         v = (dy * np.float32(cos) - dx * np.float32(sin)) / np.float32(self.half_mm[1])
-        if self.power == 2.0:
-            radius = np.sqrt(u * u + v * v)
-        else:
-            radius = (np.abs(u) ** self.power + np.abs(v) ** self.power) ** (1.0 / self.power)
+        power = self.power
+        radius = np.sqrt(u * u + v * v) if power == 2.0 else (np.abs(u) ** power + np.abs(v) ** power) ** (1.0 / power)
         if self.wobble:
             theta = np.arctan2(v, u)
             radius = radius / (1.0 + sum(share * np.cos(order * theta + phase) for order, share, phase in self.wobble))
@@ -283,6 +281,11 @@ def _pieces(food: Food, volume_ml: float, rng: np.random.Generator) -> tuple[Lum
         jitter = rng.normal(0, 0.06 * half[1], 2)
         part = float(np.exp(rng.normal(0, 0.07)))
         angle = along + float(rng.normal(0, 0.5)) if long else float(rng.uniform(0, 2 * math.pi))
-        lump = _lump(food, (half[0] * part * float(rng.uniform(0.7, 1.1) if long else 1.0), half[1] * part), height * part * (float(rng.uniform(0.8, 2.0)) if long else 1.0), angle)
+        lump = _lump(
+            food,
+            (half[0] * part * float(rng.uniform(0.7, 1.1) if long else 1.0), half[1] * part),
+            height * part * (float(rng.uniform(0.8, 2.0)) if long else 1.0),
+            angle,
+        )
         lumps.append(replace(lump, x_mm=distance * math.cos(theta) + float(jitter[0]), y_mm=distance * math.sin(theta) + float(jitter[1])))
     return tuple(lumps)

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from foodray.corpus.sample.files import BROKEN, encode
 from foodray.corpus.sample.foods import FOODS, SOURCE
+from foodray.corpus.sample.picture import Picture, render
 from foodray.corpus.sample.plan import Plan, SampleConfig, compose, plan_photos
-from foodray.corpus.sample.render import Picture, render
 from foodray.corpus.sample.scene import MARKER, Photo
 from foodray.corpus.sample.texture import warm_up
 from foodray.corpus.schema import FOODS as FOOD_COLUMNS
@@ -92,7 +92,7 @@ def truth_rows(plan: Plan, photo: Photo, picture: Picture) -> list[Row]:
     """A truth row for every item that shows, with its amounts and its visible pixels."""
     rows = []
     for index, item in enumerate(photo.scene.items):
-        found = outline(picture.label_HW == index + 1)
+        found = outline(picture.labels == index + 1)
         if found is None:
             continue
         rows.append(
@@ -140,7 +140,7 @@ def _write_photo(store: Store, config: SampleConfig, plan: Plan) -> tuple[Row, l
     else:
         picture = render(photo)
         data = encode(
-            picture.rgb_HW3,
+            picture.rgb,
             plan.kind,
             quality=photo.jpeg_quality,
             orientation=plan.orientation,

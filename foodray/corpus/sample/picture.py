@@ -6,6 +6,7 @@ ray stops at the first food, wall or rim it meets, so that a tall portion hides 
 Legend: H, W of the upright photo; h, w of the coarser raster on which rays are marched.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,13 +22,15 @@ from foodray.corpus.sample.texture import NUM_TABLE_TILES, TABLE_PX_PER_MM, tabl
 
 U8 = NDArray[np.uint8]
 
-OVERSAMPLING = 1.15
+OVERSAMPLING = 1.05
 """Resolution of the canvas over that of the photo at the centre of the container."""
 RAY_STEP_PX = 2
 """Rays are marched for every second pixel; heights are smooth enough between."""
 OPEN_LEVEL = 140.0
 """Byte that stands for the light on a flat, open place."""
-JUMP_MM = 1.5
+MARCH_PX = 4.0
+"""How far a ray moves over the canvas between two looks at the height map."""
+JUMP_MM = 4.0
 """Where neighbouring rays stop at heights that differ by more, every pixel gets a ray of its own."""
 
 
@@ -35,10 +38,10 @@ JUMP_MM = 1.5
 class Picture:
     """A rendered photo."""
 
-    rgb_HW3: U8
-    """The upright photo."""
-    label_HW: U8
-    """0 nothing, k the k-th item of the scene (from 1), 255 the marker."""
+    rgb: U8
+    """The upright photo, (H, W, 3)."""
+    labels: U8
+    """(H, W): 0 nothing, k the k-th item of the scene (from 1), 255 the marker."""
 
 
 def render(photo: Photo) -> Picture:
@@ -48,18 +51,18 @@ def render(photo: Photo) -> Picture:
     shade, shine = shade_canvas(canvas, photo.scene.light)
     x_HW, y_HW = camera.table_maps()
     map_x, map_y = _look(canvas, photo, x_HW, y_HW)
-    layers = cv2.merge([*(plane_HW.astype(np.uint8) for plane_HW in canvas.colour_3HW), (canvas.alpha_HW * 255.0).astype(np.uint8)])
+    layers = cv2.merge([*(plane_HW.astype(np.uint8) for plane_HW in canvas.colour), (canvas.alpha * 255.0).astype(np.uint8)])
     things = cv2.remap(layers, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    light = cv2.merge([np.minimum(part, 255.0).astype(np.uint8) for part in (np.sqrt(shade) * OPEN_LEVEL, shine)])
-    light = np.asarray(cv2.remap(light, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(OPEN_LEVEL, 0.0)), np.uint8)
-    label = cv2.remap(canvas.label_HW, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+    lamp = cv2.merge([np.minimum(part, 255.0).astype(np.uint8) for part in (np.sqrt(shade) * OPEN_LEVEL, shine)])
+    light = np.asarray(cv2.remap(lamp, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(OPEN_LEVEL, 0.0)), np.uint8)
+    label = cv2.remap(canvas.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
     rgb = _expose(photo, _table(photo, x_HW, y_HW), np.asarray(things, np.uint8), light)
     return Picture(rgb, np.asarray(label, np.uint8))
 
 
 def visible_marker(picture: Picture) -> bool:
     """Whether any of the marker's paper is seen."""
-    return bool((picture.label_HW == MARKER_LABEL).any())
+    return bool((picture.labels == MARKER_LABEL).any())
 
 
 def _look(canvas: Canvas, photo: Photo, x_HW: F32, y_HW: F32) -> tuple[F32, F32]:
@@ -68,19 +71,32 @@ def _look(canvas: Canvas, photo: Photo, x_HW: F32, y_HW: F32) -> tuple[F32, F32]
     centre_x, centre_y, centre_z = (float(value) for value in photo.camera.centre())
     col, row = (x_HW - grid.x0_mm) * grid.px_per_mm, (y_HW - grid.y0_mm) * grid.px_per_mm
     lean_x, lean_y = (centre_x - x_HW) * (grid.px_per_mm / centre_z), (centre_y - y_HW) * (grid.px_per_mm / centre_z)
-    coarse = (slice(None, None, RAY_STEP_PX),) * 2
-    height_hw = _march(canvas.height_HW, *(np.ascontiguousarray(part[coarse]) for part in (col, row, lean_x, lean_y)))
+    rows, cols = _canvas_box(canvas, photo)
+    height_hw = np.zeros(col[::RAY_STEP_PX, ::RAY_STEP_PX].shape, np.float32)
+    every = (slice(rows.start * RAY_STEP_PX, rows.stop * RAY_STEP_PX, RAY_STEP_PX), slice(cols.start * RAY_STEP_PX, cols.stop * RAY_STEP_PX, RAY_STEP_PX))
+    height_hw[rows, cols] = _march(canvas.height, *(np.ascontiguousarray(part[every]) for part in (col, row, lean_x, lean_y)))
     square = np.ones((3, 3), np.uint8)
     jump_hw = (cv2.dilate(height_hw, square) - cv2.erode(height_hw, square) > JUMP_MM).astype(np.uint8)
     size = (x_HW.shape[1], x_HW.shape[0])
     # A coarse cell (i, j) is centred on px (2i, 2j): an affine warp keeps that, cv2.resize would shift it by half a px.
     enlarge = np.array([[1 / RAY_STEP_PX, 0, 0], [0, 1 / RAY_STEP_PX, 0]])
-    options = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-    height = np.asarray(cv2.warpAffine(height_hw, enlarge, size, **options), np.float32)
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    height = np.asarray(cv2.warpAffine(height_hw, enlarge, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32)
     again = cv2.resize(jump_hw, size, interpolation=cv2.INTER_NEAREST).astype(bool)
     if again.any():
-        height[again] = _march(canvas.height_HW, *(part[again][None, :] for part in (col, row, lean_x, lean_y)), halvings=4)[0]
+        height[again] = _march(canvas.height, *(part[again][None, :] for part in (col, row, lean_x, lean_y)), halvings=4)[0]
     return col + lean_x * height, row + lean_y * height
+
+
+def _canvas_box(canvas: Canvas, photo: Photo) -> tuple[slice, slice]:
+    """Rows and columns of the coarse raster whose rays may meet something that stands on the canvas."""
+    grid, step = canvas.grid, RAY_STEP_PX
+    x1, y1 = grid.x0_mm + grid.num_cols / grid.px_per_mm, grid.y0_mm + grid.num_rows / grid.px_per_mm
+    corners = [[x, y, z] for x in (grid.x0_mm, x1) for y in (grid.y0_mm, y1) for z in (0.0, float(canvas.height.max()))]
+    px = photo.camera.project(np.array(corners)) / step
+    last_col, last_row = -(-photo.camera.width_px // step), -(-photo.camera.height_px // step)
+    (left, top), (right, bottom) = np.floor(px.min(axis=0)).astype(int), np.ceil(px.max(axis=0)).astype(int) + 1
+    return slice(max(0, int(top)), min(last_row, int(bottom))), slice(max(0, int(left)), min(last_col, int(right)))
 
 
 def _march(height_HW: F32, col: F32, row: F32, lean_x: F32, lean_y: F32, *, halvings: int = 0) -> F32:
@@ -93,10 +109,10 @@ def _march(height_HW: F32, col: F32, row: F32, lean_x: F32, lean_y: F32, *, halv
         return level - _sample(height_HW, col + lean_x * level, row + lean_y * level)
 
     top = float(height_HW.max()) + 0.5
-    count = int(np.clip(math.ceil(top * float(np.hypot(lean_x, lean_y).max()) / 2.5), 6, 24))
+    count = int(np.clip(math.ceil(top * float(np.hypot(lean_x, lean_y).max()) / MARCH_PX), 6, 16))
     levels = np.linspace(top, 0.0, count + 1, dtype=np.float32)
     met, gap_above = np.zeros(col.shape, np.float32), np.full(col.shape, 1.0, np.float32)
-    for above, level in zip(levels, levels[1:], strict=False):
+    for above, level in itertools.pairwise(levels):
         gap = gap_at(level)
         hit = (gap <= 0) & (gap_above > 0)
         met = np.where(hit, level + (above - level) * (gap / np.minimum(gap - gap_above, -1e-6)), met)
