@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RGB = tuple[int, int, int]
+Kind = Literal["grains", "noise", "grill", "flakes", "liquid"]
 
 SOURCE = "typical cooked value, rounded; for demonstration only"
 
@@ -40,7 +41,7 @@ class Shape:
 class Surface:
     """Colour and texture, laid out in mm."""
 
-    kind: Literal["grains", "noise", "grill", "flakes", "liquid"]
+    kind: Kind
     """What the texture is made of."""
     grain_mm: tuple[float, float]
     """Length and width of a grain, or wavelengths along and across of the noise."""
@@ -83,18 +84,10 @@ class Food:
     surface: Surface
     """Colour and texture."""
 
-    @property
-    def kcal_per_ml(self) -> float:
-        """Energy of one mL."""
-        return self.density_g_per_ml * self.energy_kcal_per_100g / 100.0
 
-
-def _grains(length: float, width: float, relief: float, dark: RGB, body: RGB, light: RGB, **more: float) -> Surface:
-    return Surface(kind="grains", grain_mm=(length, width), relief_mm=relief, dark=dark, body=body, light=light, **more)
-
-
-def _noise(along: float, across: float, relief: float, dark: RGB, body: RGB, light: RGB, **more: float) -> Surface:
-    return Surface(kind="noise", grain_mm=(along, across), relief_mm=relief, dark=dark, body=body, light=light, **more)
+def _surface(kind: Kind, grain_mm: tuple[float, float], relief_mm: float, *stops: RGB, **more: float) -> Surface:
+    dark, body, light = stops
+    return Surface(kind=kind, grain_mm=grain_mm, relief_mm=relief_mm, dark=dark, body=body, light=light, **more)
 
 
 def _mound(ratio: float, wobble: float, edge: float = 2.2) -> Shape:
@@ -112,143 +105,76 @@ def _pieces(length: float, width: float, height: float, *, power: float = 2.0, e
 _CUP = Shape(form="cup", power=2.0, edge=200.0, roundness=0.5)
 
 
-def _food(name: str, group: str, kcal: float, density: float, portion_ml: float, often: tuple[float, float], shape: Shape, surface: Surface) -> Food:
-    return Food(
+# class: group, kcal per 100 g, g per mL, median portion in mL, relative frequency at lunch and dinner, and at breakfast
+_AMOUNTS = {
+    "rice": ("grains", 130, 0.68, 105, 1.0, 0.1),
+    "pasta": ("grains", 157, 0.55, 120, 0.9, 0.1),
+    "bread": ("grains", 250, 0.28, 85, 0.7, 2.5),
+    "mashed_potato": ("vegetables", 110, 0.95, 85, 0.7, 0.2),
+    "fries": ("vegetables", 310, 0.45, 95, 0.8, 0.1),
+    "peas": ("vegetables", 82, 0.70, 55, 0.8, 0.1),
+    "broccoli": ("vegetables", 35, 0.38, 95, 0.7, 0.1),
+    "carrots": ("vegetables", 36, 0.65, 50, 0.8, 0.1),
+    "cherry_tomatoes": ("vegetables", 18, 0.95, 50, 0.6, 1.5),
+    "scrambled_egg": ("protein", 150, 0.90, 70, 0.3, 2.5),
+    "steak": ("protein", 250, 1.05, 95, 0.5, 0.1),
+    "salmon": ("protein", 205, 1.02, 95, 0.5, 0.4),
+    "meatballs": ("protein", 200, 0.98, 85, 0.5, 0.1),
+    "falafel": ("protein", 330, 0.80, 75, 0.35, 0.1),
+    "diet_cola": ("drinks", 0, 1.00, 130, 0.5, 0.3),
+    "orange_juice": ("drinks", 45, 1.04, 120, 0.3, 1.5),
+}
+
+_SHAPES = {
+    "rice": _mound(0.45, 0.05),
+    "pasta": _mound(0.42, 0.06),
+    "bread": _slab(1.15, 13, 3.6, 0.02),
+    "mashed_potato": _mound(0.42, 0.09, 2.6),
+    "fries": _pieces(58, 9, 10, power=7.0, edge=8.0),
+    "peas": _mound(0.33, 0.08),
+    "broccoli": _pieces(38, 32, 23),
+    "carrots": _pieces(24, 22, 7, edge=10.0),
+    "cherry_tomatoes": _pieces(27, 26, 20),
+    "scrambled_egg": _mound(0.36, 0.12),
+    "steak": _slab(1.4, 17, 2.4, 0.07),
+    "salmon": _slab(1.9, 20, 3.0, 0.03),
+    "meatballs": _pieces(36, 34, 24),
+    "falafel": _pieces(40, 38, 20, edge=3.0),
+    "diet_cola": _CUP,
+    "orange_juice": _CUP,
+}
+
+_SURFACES = {
+    "rice": _surface("grains", (6.5, 2.2), 1.6, (176, 166, 140), (235, 229, 213), (252, 250, 243)),
+    "pasta": _surface("grains", (36, 9.5), 5.0, (160, 110, 45), (228, 190, 112), (248, 226, 168), gloss=0.25),
+    "bread": _surface("noise", (2.2, 1.8), 0.5, (98, 56, 24), (194, 152, 102), (228, 198, 154), gloss=0.0, rim=-0.75),
+    "mashed_potato": _surface("noise", (13, 7), 2.0, (210, 184, 118), (237, 219, 160), (250, 241, 204), gloss=0.15),
+    "fries": _surface("noise", (12, 5), 0.4, (166, 100, 28), (231, 182, 82), (250, 220, 140), rim=-0.2),
+    "peas": _surface("grains", (8.2, 7.6), 3.0, (52, 98, 26), (104, 158, 50), (158, 204, 92), gloss=0.3),
+    "broccoli": _surface("grains", (3.2, 2.8), 1.8, (22, 54, 22), (58, 108, 46), (116, 156, 84), gloss=0.05),
+    "carrots": _surface("noise", (7, 6), 0.2, (186, 80, 12), (235, 128, 40), (250, 172, 92), gloss=0.25, rim=-0.3),
+    "cherry_tomatoes": _surface("noise", (25, 25), 0.1, (128, 14, 12), (204, 38, 28), (232, 88, 58), gloss=0.9, contrast=0.4),
+    "scrambled_egg": _surface("grains", (17, 12), 4.0, (206, 146, 44), (244, 206, 98), (253, 234, 160), gloss=0.3, contrast=0.7),
+    "steak": _surface("grill", (9, 3), 1.0, (38, 22, 16), (112, 66, 46), (158, 104, 80), gloss=0.3),
+    "salmon": _surface("flakes", (9, 9), 0.8, (198, 100, 70), (236, 148, 112), (250, 208, 182), gloss=0.35),
+    "meatballs": _surface("noise", (4.5, 3.5), 1.2, (58, 30, 17), (112, 66, 40), (164, 110, 72), gloss=0.35),
+    "falafel": _surface("grains", (3.0, 2.4), 1.4, (78, 48, 18), (136, 92, 44), (190, 146, 88), gloss=0.0),
+    "diet_cola": _surface("liquid", (6, 6), 0.1, (16, 8, 6), (48, 22, 14), (120, 76, 50), gloss=0.6),
+    "orange_juice": _surface("liquid", (5, 5), 0.1, (222, 128, 18), (247, 170, 44), (255, 206, 104), gloss=0.3),
+}
+
+FOODS = {
+    name: Food(
         class_name=name,
         parent_group=group,
         energy_kcal_per_100g=kcal,
         density_g_per_ml=density,
         portion_ml=portion_ml,
-        popularity=often[0],
-        breakfast=often[1],
-        shape=shape,
-        surface=surface,
+        popularity=popularity,
+        breakfast=breakfast,
+        shape=_SHAPES[name],
+        surface=_SURFACES[name],
     )
-
-
-_ALL = (
-    _food("rice", "grains", 130, 0.68, 105, (1.0, 0.1), _mound(0.45, 0.05), _grains(6.5, 2.2, 1.6, (176, 166, 140), (235, 229, 213), (252, 250, 243))),
-    _food(
-        "pasta", "grains", 157, 0.55, 120, (0.9, 0.1), _mound(0.42, 0.06), _grains(36, 9.5, 5.0, (160, 110, 45), (228, 190, 112), (248, 226, 168), gloss=0.25)
-    ),
-    _food(
-        "bread",
-        "grains",
-        250,
-        0.28,
-        85,
-        (0.7, 2.5),
-        _slab(1.15, 13, 3.6, 0.02),
-        _noise(2.2, 1.8, 0.5, (98, 56, 24), (194, 152, 102), (228, 198, 154), gloss=0.0, rim=-0.75),
-    ),
-    _food(
-        "mashed_potato",
-        "vegetables",
-        110,
-        0.95,
-        85,
-        (0.7, 0.2),
-        _mound(0.42, 0.09, 2.6),
-        _noise(13, 7, 2.0, (210, 184, 118), (237, 219, 160), (250, 241, 204), gloss=0.15),
-    ),
-    _food(
-        "fries",
-        "vegetables",
-        310,
-        0.45,
-        95,
-        (0.8, 0.1),
-        _pieces(58, 9, 10, power=7.0, edge=8.0),
-        _noise(12, 5, 0.4, (166, 100, 28), (231, 182, 82), (250, 220, 140), rim=-0.2),
-    ),
-    _food("peas", "vegetables", 82, 0.70, 55, (0.8, 0.1), _mound(0.33, 0.08), _grains(8.2, 7.6, 3.0, (52, 98, 26), (104, 158, 50), (158, 204, 92), gloss=0.3)),
-    _food(
-        "broccoli", "vegetables", 35, 0.38, 95, (0.7, 0.1), _pieces(38, 32, 23), _grains(3.2, 2.8, 1.8, (22, 54, 22), (58, 108, 46), (116, 156, 84), gloss=0.05)
-    ),
-    _food(
-        "carrots",
-        "vegetables",
-        36,
-        0.65,
-        50,
-        (0.8, 0.1),
-        _pieces(24, 22, 7, edge=10.0),
-        _noise(7, 6, 0.2, (186, 80, 12), (235, 128, 40), (250, 172, 92), gloss=0.25, rim=-0.3),
-    ),
-    _food(
-        "cherry_tomatoes",
-        "vegetables",
-        18,
-        0.95,
-        50,
-        (0.6, 1.5),
-        _pieces(27, 26, 20),
-        _noise(25, 25, 0.1, (128, 14, 12), (204, 38, 28), (232, 88, 58), gloss=0.9, contrast=0.4),
-    ),
-    _food(
-        "scrambled_egg",
-        "protein",
-        150,
-        0.90,
-        70,
-        (0.3, 2.5),
-        _mound(0.36, 0.12),
-        _grains(17, 12, 4.0, (206, 146, 44), (244, 206, 98), (253, 234, 160), gloss=0.3, contrast=0.7),
-    ),
-    _food(
-        "steak",
-        "protein",
-        250,
-        1.05,
-        95,
-        (0.5, 0.1),
-        _slab(1.4, 17, 2.4, 0.07),
-        Surface(kind="grill", grain_mm=(9, 3), relief_mm=1.0, dark=(38, 22, 16), body=(112, 66, 46), light=(158, 104, 80), gloss=0.3),
-    ),
-    _food(
-        "salmon",
-        "protein",
-        205,
-        1.02,
-        95,
-        (0.5, 0.4),
-        _slab(1.9, 20, 3.0, 0.03),
-        Surface(kind="flakes", grain_mm=(9, 9), relief_mm=0.8, dark=(198, 100, 70), body=(236, 148, 112), light=(250, 208, 182), gloss=0.35),
-    ),
-    _food(
-        "meatballs", "protein", 200, 0.98, 85, (0.5, 0.1), _pieces(36, 34, 24), _noise(4.5, 3.5, 1.2, (58, 30, 17), (112, 66, 40), (164, 110, 72), gloss=0.35)
-    ),
-    _food(
-        "falafel",
-        "protein",
-        330,
-        0.80,
-        75,
-        (0.35, 0.1),
-        _pieces(40, 38, 20, edge=3.0),
-        _grains(3.0, 2.4, 1.4, (78, 48, 18), (136, 92, 44), (190, 146, 88), gloss=0.0),
-    ),
-    _food(
-        "diet_cola",
-        "drinks",
-        0,
-        1.00,
-        130,
-        (0.5, 0.3),
-        _CUP,
-        Surface(kind="liquid", grain_mm=(6, 6), relief_mm=0.1, dark=(16, 8, 6), body=(48, 22, 14), light=(120, 76, 50), gloss=0.6),
-    ),
-    _food(
-        "orange_juice",
-        "drinks",
-        45,
-        1.04,
-        120,
-        (0.3, 1.5),
-        _CUP,
-        Surface(kind="liquid", grain_mm=(5, 5), relief_mm=0.1, dark=(222, 128, 18), body=(247, 170, 44), light=(255, 206, 104), gloss=0.3),
-    ),
-)
-
-FOODS = {food.class_name: food for food in _ALL}
+    for name, (group, kcal, density, portion_ml, popularity, breakfast) in _AMOUNTS.items()
+}
 """The label set, in the order of the foods table."""

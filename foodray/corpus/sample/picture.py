@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from foodray.corpus.sample.canvas import MARKER_LABEL, Canvas, draw_canvas, shade_canvas
+from foodray.corpus.sample.canvas import Canvas, draw_canvas, shade_canvas
 from foodray.corpus.sample.scene import Photo
 from foodray.corpus.sample.shapes import F32
 from foodray.corpus.sample.texture import NUM_TABLE_TILES, TABLE_PX_PER_MM, table_tile
@@ -58,11 +58,6 @@ def render(photo: Photo) -> Picture:
     label = cv2.remap(canvas.labels, map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
     rgb = _expose(photo, _table(photo, x_HW, y_HW), np.asarray(things, np.uint8), light)
     return Picture(rgb, np.asarray(label, np.uint8))
-
-
-def visible_marker(picture: Picture) -> bool:
-    """Whether any of the marker's paper is seen."""
-    return bool((picture.labels == MARKER_LABEL).any())
 
 
 def _look(canvas: Canvas, photo: Photo, x_HW: F32, y_HW: F32) -> tuple[F32, F32]:

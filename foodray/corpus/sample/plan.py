@@ -5,7 +5,8 @@ generator, seeded with the study's seed and its own place in the study, so that 
 """
 
 import datetime
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from foodray.errors import ConfigError
 FIRST_DAY = datetime.date(2024, 3, 4)
 DEVICES = ("sample-phone-a", "sample-phone-b", "sample-phone-c", "sample-phone-d")
 HOURS = {"breakfast": 7.5, "lunch": 12.5, "dinner": 18.5, "snack": 10.25, "drink": 15.25, "other": 21.0, "unknown": 21.0}
+TURNED = (3, 6, 8, 6, 8, 2, 4, 5, 7)
+"""EXIF orientations of turned photos; phones write 6 and 8, the mirrored ones come from editors."""
 ODD_MEALS = ("snack", "drink", "other")
 """Occasions of the odd files, so that no planned meal is spoilt by them."""
 
@@ -78,11 +81,11 @@ class Plan:
     """Recall day, from 1."""
     meal: str
     """Kind of occasion."""
-    role: str
+    role: str = "before"
     """before or after."""
-    kind: Kind
+    kind: Kind = "jpeg"
     """What the row points to."""
-    orientation: int
+    orientation: int = 1
     """EXIF orientation of the file."""
     captured_at: str
     """Local time, ISO 8601."""
@@ -116,17 +119,27 @@ class Plan:
 def plan_photos(config: SampleConfig) -> list[Plan]:
     """Every manifest row of a study: by participant, day and meal, then the odd files."""
     rng = np.random.default_rng([config.seed, _SCHEDULE])
+    people, days = range(1, config.num_participants + 1), range(1, config.num_days + 1)
+    meals = list(itertools.product(people, days, config.meals))
     plans: list[Plan] = []
-    meals = [(person, day, meal) for person in range(1, config.num_participants + 1) for day in range(1, config.num_days + 1) for meal in config.meals]
     for occasion, (person, day, meal) in enumerate(meals):
-        start = _time(rng, person, day, meal)
-        num_photos, later = 1 + (rng.random() < config.after_share), start + datetime.timedelta(minutes=int(rng.integers(10, 40)))
-        for role, moment in (("before", start), ("after", later))[:num_photos]:
-            orientation = int(rng.choice([3, 6, 8, 6, 8, 2, 4, 5, 7])) if rng.random() < config.turned_share else 1
-            plans.append(_plan(len(plans), occasion, person, day, meal, role=role, orientation=orientation, moment=moment))
-    for number, kind in enumerate(BROKEN + UNUSUAL if config.broken else ()):
+        moment = _time(rng, person, day, meal)
+        roles = ("before", "after") if rng.random() < config.after_share else ("before",)
+        for role in roles:
+            orientation = int(rng.choice(TURNED)) if rng.random() < config.turned_share else 1
+            plan = Plan(index=len(plans), occasion=occasion, participant=person, study_day=day, meal=meal, captured_at=moment.isoformat(timespec="seconds"))
+            plans.append(replace(plan, role=role, orientation=orientation))
+            moment += datetime.timedelta(minutes=int(rng.integers(10, 40)))
+    return plans + (_odd_files(config, rng, first=len(plans), occasion=len(meals)) if config.broken else [])
+
+
+def _odd_files(config: SampleConfig, rng: np.random.Generator, *, first: int, occasion: int) -> list[Plan]:
+    """One row a broken file and unusual format, spread over the participants' first day."""
+    plans = []
+    for number, kind in enumerate(BROKEN + UNUSUAL):
         person, meal = number % config.num_participants + 1, ODD_MEALS[min(number // config.num_participants, len(ODD_MEALS) - 1)]
-        plans.append(_plan(len(plans), len(meals) + number, person, 1, meal, kind=kind, moment=_time(rng, person, 1, meal)))
+        moment = _time(rng, person, 1, meal).isoformat(timespec="seconds")
+        plans.append(Plan(index=first + number, occasion=occasion + number, participant=person, study_day=1, meal=meal, kind=kind, captured_at=moment))
     return plans
 
 
@@ -138,22 +151,6 @@ def compose(config: SampleConfig, plan: Plan) -> Photo:
     if plan.role == "after":
         scene = after_meal(scene, rng)
     return take_photo(scene, rng, width_px=config.width_px, height_px=config.height_px, markerless_share=config.markerless_share)
-
-
-def _plan(
-    index: int, occasion: int, person: int, day: int, meal: str, *, moment: datetime.datetime, role: str = "before", kind: Kind = "jpeg", orientation: int = 1
-) -> Plan:
-    return Plan(
-        index=index,
-        occasion=occasion,
-        participant=person,
-        study_day=day,
-        meal=meal,
-        role=role,
-        kind=kind,
-        orientation=orientation,
-        captured_at=moment.isoformat(timespec="seconds"),
-    )
 
 
 def _time(rng: np.random.Generator, person: int, day: int, meal: str) -> datetime.datetime:
