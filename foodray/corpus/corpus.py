@@ -135,7 +135,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     numbers = ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm")
     columns: dict[str, np.ndarray] = {}
     for name in SAMPLE_COLUMNS:
-        values = [row.get(name) for row in rows]
+        values: list[Any] = [row.get(name) for row in rows]
         if name in numbers:
             columns[name] = np.array([np.nan if value is None else value for value in values], np.float64)
         else:

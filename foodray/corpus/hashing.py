@@ -74,7 +74,7 @@ def _bands(max_distance: int) -> list[tuple[int, int]]:
 
 def _distance(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Bits in which hashes differ, over the last axis."""
-    return np.bitwise_count(left ^ right).sum(-1, dtype=np.int64)
+    return np.asarray(np.bitwise_count(left ^ right).sum(-1, dtype=np.int64))
 
 
 def _pairs_of_band(values_NW: NDArray[np.uint64], band_NB: NDArray[np.uint8], max_distance: int) -> Pairs:

@@ -84,7 +84,7 @@ def lower_parameters(backbone: nn.Module, level: str) -> list[str]:
     names = [name for name, _ in backbone.named_parameters()]
     if level == "all":
         return names
-    described: list[dict[str, str]] = getattr(backbone, "feature_info", [])  # type: ignore[assignment]
+    described: list[dict[str, str]] = getattr(backbone, "feature_info", [])
     if len(described) not in (4, 5):  # four stages, sometimes with the stem before them
         raise ConfigError(f"shared_layers = {level!r}: {type(backbone).__name__} does not have four stages; use 'all'")
     above = described[-4:][LEVELS.index(level)]["module"]

@@ -7,6 +7,7 @@ the same whatever batch, worker or restart it comes in. Normalisation is part of
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,6 +79,5 @@ def _recolour(crop_SSC: np.ndarray, rng: np.random.Generator, amount: float) -> 
     grey_weights = np.array([0.299, 0.587, 0.114], np.float32)
     matrix = brightness * contrast * (saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * grey_weights)
     mean = float(crop_SSC[::4, ::4].mean())
-    mixed_SSC = crop_SSC.astype(np.float32) @ matrix.T.astype(np.float32) + np.float32(brightness * (1 - contrast) * mean)
-    recoloured_SSC: np.ndarray = np.clip(mixed_SSC, 0, 255).astype(np.uint8)
-    return recoloured_SSC
+    offset = np.full((3, 1), brightness * (1 - contrast) * mean)
+    return cv2.transform(np.ascontiguousarray(crop_SSC), np.hstack([matrix, offset]))

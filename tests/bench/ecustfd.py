@@ -24,7 +24,7 @@ from foodray.corpus.splits import SplitConfig
 from foodray.storage.store import Store
 from foodray.tasks.mtl import ROWS, UNITS, MtlTask, preset
 from foodray.training.cluster import connect
-from foodray.training.config import LoopConfig, RunConfig
+from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 from foodray.training.run import Run, train
 
 Rows = tuple[str, ...]
@@ -40,6 +40,7 @@ def main(
     scale: Literal["none", "marker"] = "none",
     weights: str = "random",
     rows: Rows = tuple(ROWS),
+    threads: int = 0,
 ) -> None:
     """Run what is missing and print the table.
 
@@ -52,6 +53,7 @@ def main(
         scale: marker gives the portion head the box's size in mm by the coin.
         weights: Initial weights, as in `foodray train mtl --help`.
         rows: Rows of Table 1.
+        threads: Torch threads; 1 where other work shares the cores.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     store = Store(folder)
@@ -67,7 +69,7 @@ def main(
             task = replace(task, scale_input=scale if task.heads != "classification" else "none")
             name = f"{target}-{side_px}px-{epochs}-{scale}-{row}-{seed}"
             loop = LoopConfig(precision="bf16", seed=seed, eval_batch_size=128)
-            config = RunConfig(task=task, corpus=store.uri("corpus"), results=store.uri("runs"), name=name, loop=loop, split=SplitConfig(fold=seed))
+            config = RunConfig(task=task, corpus=store.uri("corpus"), results=store.uri("runs"), name=name, loop=loop, split=SplitConfig(fold=seed), workers=WorkerConfig(threads=threads))
             logging.info("=== %s", name)
             done.setdefault(row, []).append(train(config, MtlTask, progress=print_progress))
     table = "\n".join(_table(done, UNITS[target]))

@@ -58,9 +58,7 @@ def toy_task(
     *stages: Stage, backbone: str = "test_convnext", normalization: str = "ln", dropout: float = 0.0, objectives: tuple[float, ...] = (), **settings: Any
 ) -> ToyTask:
     """A task of three classes; test_convnext has LayerNorm only, test_resnet has BatchNorm."""
-    config = MtlConfig(
-        backbone=backbone, weights="random", side_px=32, normalization=normalization, augmentation=Augmentation(colour=0.1), **settings
-    )  # type: ignore[arg-type]
+    config = MtlConfig(backbone=backbone, weights="random", side_px=32, normalization=normalization, augmentation=Augmentation(colour=0.1), **settings)  # type: ignore[arg-type]
     plan = stages or (stage(epochs=2),)
     return ToyTask(config=config, labels=LABELS, target_mean=200.0, target_std=100.0, plan=plan, dropout=dropout, objectives=objectives)
 

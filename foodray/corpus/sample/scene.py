@@ -155,14 +155,14 @@ def make_scene(rng: np.random.Generator, *, meal: str, appetite: float, tray_sha
     marker_angle = float(rng.uniform(0, 2 * math.pi))
     drink_angle = marker_angle + float(rng.uniform(1.3, 2 * math.pi - 1.3))
     for item in drink:
-        distance = _edge(container, drink_angle) + item.reach_mm + CUP_WALL_MM + float(rng.uniform(6, 25))
-        placed.append(replace(item, x_mm=distance * math.cos(drink_angle), y_mm=distance * math.sin(drink_angle)))
-    distance = _edge(container, marker_angle) + math.hypot(*marker_half_mm()) + float(rng.uniform(4, 18))
+        x, y = _beside(container, drink_angle, item.reach_mm + CUP_WALL_MM + float(rng.uniform(6, 25)))
+        placed.append(replace(item, x_mm=x, y_mm=y))
+    marker_x, marker_y = _beside(container, marker_angle, math.hypot(*marker_half_mm()) + float(rng.uniform(4, 18)))
     return Scene(
         container=container,
         items=tuple(placed),
         stains=(),
-        marker_mm=(distance * math.cos(marker_angle), distance * math.sin(marker_angle), float(rng.uniform(0, 2 * math.pi))),
+        marker_mm=(marker_x, marker_y, float(rng.uniform(0, 2 * math.pi))),
         table=str(rng.choice(TABLES)),
         table_seed=int(rng.integers(2**31)),
         light=Light(azimuth_rad=float(rng.uniform(0, 2 * math.pi)), elevation_rad=float(rng.uniform(0.65, 1.25)), ambient=float(rng.uniform(0.4, 0.65))),
@@ -230,12 +230,17 @@ def _choose(rng: np.random.Generator, meal: str, count: int) -> list[Food]:
     return [food for food in order if food not in drinks[1:]][:count]
 
 
-def _edge(container: Container, angle: float) -> float:
-    """Distance from the centre to the edge of a container in a direction."""
-    if container.kind == "plate":
-        return container.half_mm[0]
-    across, down = (half / max(1e-6, abs(part)) for half, part in zip(container.half_mm, (math.cos(angle), math.sin(angle)), strict=True))
-    return min(across, down)
+def _beside(container: Container, angle: float, clearance_mm: float) -> tuple[float, float]:
+    """The nearest place (x, y) in a direction that is `clearance_mm` away from a container."""
+    for distance in np.arange(clearance_mm, 1000.0, 2.0):
+        x, y = float(distance) * math.cos(angle), float(distance) * math.sin(angle)
+        if container.kind == "plate":
+            gap = float(distance) - container.half_mm[0]
+        else:
+            gap = math.hypot(max(0.0, abs(x) - container.half_mm[0]), max(0.0, abs(y) - container.half_mm[1]))
+        if gap >= clearance_mm:
+            break
+    return x, y
 
 
 def _pack(items: list[Item], container: Container, rng: np.random.Generator, *, at_least: int) -> tuple[list[Item], Container]:

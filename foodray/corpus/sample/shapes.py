@@ -19,7 +19,7 @@ from foodray.corpus.sample.foods import Food
 F32 = NDArray[np.float32]
 
 VOLUME_STEP_MM = 0.5
-"""Side of the cells the volume is summed over; a quarter of it changes no volume by more than 0.5 %."""
+"""Side of the cells the volume is summed over; a quarter of it changes no volume by more than 0.1 %."""
 SPILL = 1.25
 """How far beyond its outline, in radii, a lump is evaluated: loose grains lie there."""
 

@@ -1,0 +1,269 @@
+"""What every family of models promises the loop (`foodray.tasks.base`): one suite over all of them.
+
+A new family adds its tiny settings to `CONFIGS`; columns of labels that no family had before go into `label_columns`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from foodray.config import to_plain
+from foodray.corpus.corpus import SAMPLE_COLUMNS
+from foodray.storage.bundle import read_bundle, write_bundle
+from foodray.storage.store import Store
+from foodray.tasks import TASKS, task_of
+from foodray.tasks.base import Task
+from foodray.tasks.mtl import ROWS, MtlConfig
+
+NUM_ROWS = 8
+LABELS = ("apple", "bread", "rice")
+TINY: dict[str, Any] = {"backbone": "test_resnet", "weights": "random", "side_px": 32, "epochs": 2}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "mtl": {
+        "best row": MtlConfig(**TINY),
+        "hard sharing, log target, scale": MtlConfig(**TINY, **ROWS["hps"], target_scale="log1p", nonnegative=True, scale_input="marker", target="mass_g"),
+        "classes only": MtlConfig(**TINY, **ROWS["classification"]),
+        "portion only": MtlConfig(**TINY, **ROWS["portion"], target_scale="raw"),
+    },
+}
+"""Tiny settings of each family: every kind of head and of input once."""
+
+
+def label_columns() -> dict[str, np.ndarray]:
+    """The samples of a small study, every truth known."""
+    rng = np.random.default_rng(0)
+    columns = {name: rng.uniform(20, 300, NUM_ROWS) for name in ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm")}
+    return {**columns, "class_name": np.array([LABELS[index % 3] for index in range(NUM_ROWS)], dtype=object)}
+
+
+def cases() -> Iterator[Any]:
+    for family in TASKS:
+        for name, config in CONFIGS.get(family, {}).items():
+            yield pytest.param((family, config), id=f"{family}: {name}")
+
+
+@pytest.fixture(params=cases())
+def task(request: pytest.FixtureRequest) -> Task:
+    """Each family, fitted to the small study, with each of its settings."""
+    family, config = request.param
+    return TASKS[family].fit(config, label_columns(), LABELS)
+
+
+def make_rows(task: Task) -> dict[str, np.ndarray]:
+    """Rows as the feed hands them to `prepare`, in training."""
+    side = task.spec.stored_px
+    pixels = np.random.default_rng(1).integers(0, 256, (NUM_ROWS, side, side, 3), dtype=np.uint8)
+    labels = label_columns()
+    return {"pixels": pixels, **{name: labels[name] for name in task.columns}, "seed": np.arange(100, 100 + NUM_ROWS)}
+
+
+def part(values: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """Some rows of columns, or of tensors; what is one number for the whole batch stays."""
+    return {name: value[rows] if value.ndim else value for name, value in values.items()}
+
+
+def equal(left: Mapping[str, Any], right: Mapping[str, Any]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(np.asarray(left[name]), np.asarray(right[name]), err_msg=name)
+
+
+def make_network(task: Task, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return task.network(weights="random")
+
+
+def predicted(task: Task, network: nn.Module) -> dict[str, Tensor]:
+    """Outputs in evaluation."""
+    with torch.inference_mode():
+        return task.forward(network.eval(), task.prepare(make_rows(task), train=False))
+
+
+def test_every_family_is_under_contract() -> None:
+    assert CONFIGS.keys() == TASKS.keys()
+    assert all(CONFIGS.values())
+    assert all(family.name == word for word, family in TASKS.items())
+
+
+def test_what_a_task_reads_is_a_column_of_the_corpus(task: Task) -> None:
+    assert set(task.columns) <= set(SAMPLE_COLUMNS)
+    assert task.spec.level == task.level
+
+
+def test_a_training_row_is_the_same_alone_and_in_any_batch(task: Task) -> None:
+    rows = make_rows(task)
+    whole = task.prepare(rows, train=True)
+    for chosen in ([3], [5, 0], list(range(NUM_ROWS))[::-1]):
+        equal(task.prepare(part(rows, chosen), train=True), part(whole, chosen))
+
+
+def test_a_training_row_depends_on_its_seed_and_is_not_changed_in_place(task: Task) -> None:
+    rows = make_rows(task)
+    before = rows["pixels"].copy()
+    one, other = (task.prepare({**rows, "seed": rows["seed"] + shift}, train=True) for shift in (0, 1_000))
+    assert not torch.equal(one["image"], other["image"])
+    assert np.array_equal(rows["pixels"], before)
+
+
+def test_an_evaluated_row_is_the_same_alone_without_a_seed_and_again(task: Task) -> None:
+    rows = make_rows(task)
+    del rows["seed"]
+    whole = task.prepare(rows, train=False)
+    equal(task.prepare(rows, train=False), whole)
+    equal(task.prepare(part(rows, [4, 1]), train=False), part(whole, [4, 1]))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_every_tensor_of_a_batch_has_one_entry_a_row(task: Task, train: bool) -> None:
+    batch = task.prepare(make_rows(task), train=train)
+    assert {name: len(value) for name, value in batch.items()} == dict.fromkeys(batch, NUM_ROWS)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["image"].shape[1:] == (3, task.spec.side_px, task.spec.side_px)
+    assert batch["image"].is_contiguous()
+
+
+def test_counts_terms_and_weights_have_the_same_names(task: Task) -> None:
+    batch = task.prepare(make_rows(task), train=True)
+    network = make_network(task)
+    for outputs in (task.forward(network.train(), batch), task.forward(network.eval(), batch)):
+        terms, counts = task.loss(outputs, batch), task.counts(batch)
+        assert terms.keys() == counts.keys() == task.loss_weights.keys()
+        assert all(value.ndim == 0 and value.isfinite() for value in (*terms.values(), *counts.values()))
+    assert all(weight >= 0 for weight in task.loss_weights.values())
+
+
+def mean_loss(task: Task, parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]]) -> Tensor:
+    """The total as the loop has it: sums over all parts, divided by the counts of all parts, weighted."""
+    terms, counts = ([function(*arguments) for arguments in parts] for function in (task.loss, lambda outputs, batch: task.counts(batch)))
+    names = task.loss_weights
+    return torch.stack([names[name] * sum(term[name] for term in terms) / sum(count[name] for count in counts) for name in names]).sum()
+
+
+def test_the_loss_of_a_batch_is_that_of_its_parts_summed_and_divided_once(task: Task) -> None:
+    batch = task.prepare(make_rows(task), train=True)
+    outputs = task.forward(make_network(task).train(), batch)
+    halves = [(part(outputs, rows), part(batch, rows)) for rows in (slice(0, 3), slice(3, None))]
+    torch.testing.assert_close(mean_loss(task, halves), mean_loss(task, [(outputs, batch)]))
+
+
+def test_the_loss_reaches_every_parameter_that_a_stage_trains(task: Task) -> None:
+    batch = task.prepare(make_rows(task), train=True)
+    network = make_network(task).train()
+    mean_loss(task, [(task.forward(network, batch), batch)]).backward()
+    trained = {pattern for stage in task.stages() for pattern in stage.trainable}
+    untouched = [name for name, value in network.named_parameters() if value.grad is None and any(fnmatchcase(name, pattern) for pattern in trained)]
+    assert not untouched
+
+
+def measured(task: Task, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> MetricCollection:
+    metrics = task.metrics()
+    task.measure(metrics, outputs, batch)
+    return metrics
+
+
+def values(metrics: MetricCollection) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def test_metrics_are_finite_numbers_and_so_is_the_objective(task: Task) -> None:
+    outputs, batch = predicted(task, make_network(task)), task.prepare(make_rows(task), train=False)
+    if "logits_BC" in outputs and "class_id" in batch:  # what is measured on correct classes needs one
+        outputs["logits_BC"] = outputs["logits_BC"].index_put((torch.tensor([0]), batch["class_id"][:1]), torch.tensor(99.0))
+    found = values(measured(task, outputs, batch))
+    assert found
+    assert all(np.isfinite(list(found.values())))
+    assert np.isfinite(task.objective(found))
+
+
+def test_metrics_of_parts_merge_into_those_of_the_whole(task: Task) -> None:
+    outputs, batch = predicted(task, make_network(task)), task.prepare(make_rows(task), train=False)
+    whole = values(measured(task, outputs, batch))
+    left, right = (measured(task, part(outputs, rows), part(batch, rows)) for rows in (slice(0, 3), slice(3, None)))
+    for name, metric in left.items():
+        metric.merge_state(right[name])
+    assert values(left) == pytest.approx(whole, nan_ok=True)
+
+
+def test_predictions_are_columns_with_one_value_a_row_that_do_not_depend_on_the_batch(task: Task) -> None:
+    network = make_network(task)
+    whole = task.predictions(predicted(task, network))
+    assert whole
+    assert all(len(column) == NUM_ROWS for column in whole.values())
+    rows = part(make_rows(task), [6, 2])
+    with torch.inference_mode():
+        some = task.predictions(task.forward(network.eval(), task.prepare(rows, train=False)))
+    for name, column in some.items():
+        if column.dtype == object:
+            assert np.array_equal(column, whole[name][[6, 2]])
+        else:
+            np.testing.assert_allclose(column, whole[name][[6, 2]], rtol=1e-4)
+
+
+def test_a_network_that_is_evaluated_is_not_changed(task: Task) -> None:
+    network = make_network(task)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    predicted(task, network)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_baselines_are_numbers_with_a_name(task: Task) -> None:
+    rows = {**label_columns(), "sample_id": np.arange(NUM_ROWS)}
+    columns = task.predictions(predicted(task, make_network(task)))
+    found = task.baselines(part(rows, slice(0, 5)), part(rows, slice(5, None)), part(columns, slice(5, None)))
+    metrics = values(measured(task, predicted(task, make_network(task)), task.prepare(make_rows(task), train=False)))
+    assert found
+    for name, scores in found.items():
+        assert set(scores) <= set(metrics), name
+        assert all(np.isfinite(list(scores.values()))), name
+
+
+def test_a_task_comes_back_from_its_config_and_state(task: Task) -> None:
+    card = json.loads(json.dumps({"task": task.name, "config": to_plain(task.config), "state": task.state()}))
+    twin = task_of(card)
+    assert type(twin) is type(task)
+    assert twin.config == task.config
+    assert twin.state() == task.state()
+    network = make_network(task)
+    equal(twin.predictions(predicted(twin, network)), task.predictions(predicted(task, network)))
+
+
+def test_a_bundle_gives_the_same_outputs(task: Task, tmp_path: Path) -> None:
+    network = make_network(task)
+    write_bundle(Store(str(tmp_path)), {"task": task.name, "config": to_plain(task.config), "state": task.state()}, network.state_dict())
+    bundle = read_bundle(str(tmp_path), task=task.name)
+    twin = task_of(bundle.card)
+    fresh = make_network(twin, seed=1)
+    fresh.load_state_dict(bundle.weights)
+    equal(predicted(twin, fresh), predicted(task, network))
+
+
+def test_stages_train_something_for_some_time_and_their_patterns_match(task: Task) -> None:
+    stages = task.stages()
+    network = make_network(task)
+    parameters, modules = [name for name, _ in network.named_parameters()], [name for name, _ in network.named_modules()]
+    assert stages
+    assert len({stage.name for stage in stages}) == len(stages)
+    for stage in stages:
+        assert stage.epochs >= 1
+        assert matched(parameters, stage.trainable), stage
+        assert not stage.backbone or matched(parameters, stage.backbone), stage
+        assert all(matched(modules, (pattern,)) for pattern in stage.reset), stage
+
+
+def matched(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def test_the_same_seed_gives_the_same_network(task: Task) -> None:
+    one, again, other = (make_network(task, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
