@@ -4,10 +4,11 @@ BIN := .venv/bin
 DEMO ?= runs/demo
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help install demo test check bench lock clean
+.PHONY: help install demo test acceptance check bench lock clean
 help:
 	@echo "make demo    a sample study -> corpus -> trained multi-task model -> runs/demo (about 5 minutes on 2 cores)"
 	@echo "make test    the test suite (FOODRAY_DATA=../shared/data adds the tests on real photographs)"
+	@echo "make acceptance   what is too slow for every day: a job submitted to a running head, killed and submitted again"
 	@echo "make check   ruff, mypy, import rules"
 	@echo "make bench   throughput as ratios: decoder against Pillow, training loop against plain PyTorch"
 	@echo "make lock    resolve infra/requirements.txt again from pyproject.toml"
@@ -27,7 +28,10 @@ demo: .venv/installed
 	$(BIN)/python -m foodray demo --folder $(DEMO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not slow"
+
+acceptance: .venv/installed
+	$(BIN)/python -m pytest tests -m slow
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -80,9 +80,9 @@ def covers(rules: tuple[str, ...], name: str) -> int:
 
 def breaks(source: ast.Module, file: str) -> list[str]:
     """The imports of a file that run against the direction, as file:line."""
-    allowed = ALLOWED.get(room(file), ()) + ALLOWED.get(file, ())
-    forbidden = FORBIDDEN[room(file)]
-    return [f"foodray/{file}:{line}: {room(file)} may not import {name}" for line, name in imports(source, file) if covers(forbidden, name) > covers(allowed, name)]
+    mine = room(file)
+    forbidden, allowed = FORBIDDEN[mine], ALLOWED.get(mine, ()) + ALLOWED.get(file, ())
+    return [f"foodray/{file}:{line}: {mine} may not import {name}" for line, name in imports(source, file) if covers(forbidden, name) > covers(allowed, name)]
 
 
 def test_imports_flow_in_one_direction() -> None:

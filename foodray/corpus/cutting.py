@@ -4,11 +4,13 @@ In: a corpus and the ids of the samples that are wanted. Out: Arrow blocks in th
 (uint8, side x side x 3, flat), and where each sample is. Nothing here needs torch: the tasks start quickly.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import ray.data
 
@@ -17,6 +19,10 @@ from foodray.corpus.photo import PhotoLimits
 from foodray.corpus.progress import Tally, counted
 from foodray.corpus.samples import SampleSpec, cut
 from foodray.errors import CorpusError, PhotoError
+from foodray.storage.store import Store
+
+COLUMNS = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "status", "photo"]
+PHOTOS_AT_A_TIME = 32
 
 
 def cut_corpus(corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits: PhotoLimits | None = None) -> tuple[list[Any], np.ndarray]:
@@ -24,12 +30,11 @@ def cut_corpus(corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits:
 
     The object store holds len(sample_ids) x stored_px^2 x 3 bytes and spills to disk beyond its size.
     """
-    filesystem, path = corpus.store.arrow("photos")
-    columns = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "status", "photo"]
-    photos = ray.data.read_parquet(path, filesystem=filesystem, columns=columns)
+    # One task a shard, from a list: Ray's own Parquet reader starts actors to list files and read footers first.
+    shards = [key for key in corpus.store.list("photos") if key.endswith(".parquet")]
     with counted(f"cutting squares of {spec.stored_px} px", total=len(sample_ids), unit="samples") as tally:
-        cutter = Cutter(spec, set(sample_ids), limits or PhotoLimits(), tally)
-        dataset = photos.map_batches(cutter, batch_format="pyarrow", batch_size=64).materialize()
+        cutter = Cutter(corpus.store, spec, set(sample_ids), limits or PhotoLimits(), tally)
+        dataset = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(cutter, batch_size=1).materialize()
     blocks = dataset.to_arrow_refs()
     ids = ray.get([_ids_of.remote(block) for block in blocks])
     place = {sample_id: (block, row) for block, names in enumerate(ids) for row, sample_id in enumerate(names)}
@@ -47,19 +52,25 @@ def _ids_of(table: pa.Table) -> list[str]:
 
 
 class Cutter:
-    """Photo rows to sample rows: sample_id and the stored square."""
+    """Shards to sample rows: sample_id and the stored square."""
 
-    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally) -> None:
-        self.spec, self.wanted, self.limits, self.tally = spec, wanted, limits, tally
+    def __init__(self, store: Store, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally) -> None:
+        self.store, self.spec, self.wanted, self.limits, self.tally = store, spec, wanted, limits, tally
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Decode each photo once and cut all its wanted samples."""
+    def __call__(self, batch: Any) -> Iterator[pa.Table]:
+        """Read each shard a few photos at a time, decode each photo once and cut all its wanted samples."""
+        for key in batch["item"]:
+            filesystem, path = self.store.arrow(key)
+            with pq.ParquetFile(path, filesystem=filesystem) as shard:
+                for photos in shard.iter_batches(batch_size=PHOTOS_AT_A_TIME, columns=COLUMNS):
+                    yield self._cut(photos.to_pylist())
+
+    def _cut(self, photos: list[dict[str, Any]]) -> pa.Table:
         side = self.spec.stored_px**2 * 3
-        schema = pa.schema([pa.field("sample_id", pa.string()), pa.field("square", pa.binary(side))])
         with ThreadPoolExecutor(2) as pool:
-            cuts = [pair for pairs in pool.map(self._photo, batch.to_pylist()) for pair in pairs]
+            cuts = [pair for pairs in pool.map(self._photo, photos) for pair in pairs]
         self.tally.add(len(cuts))
-        return pa.table({"sample_id": [name for name, _ in cuts], "square": pa.array([square for _, square in cuts], pa.binary(side))}, schema=schema)
+        return pa.table({"sample_id": pa.array([name for name, _ in cuts], pa.string()), "square": pa.array([square for _, square in cuts], pa.binary(side))})
 
     def _photo(self, photo: dict[str, Any]) -> list[tuple[str, bytes]]:
         if photo["status"] != "ok":

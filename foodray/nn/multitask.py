@@ -20,6 +20,7 @@ Heads = Literal["both", "classification", "portion"]
 Sharing = Literal["none", "hard", "soft"]
 Normalization = Literal["none", "bn", "ln", "ln_bn", "bn_ln", "ln_concat", "ln_concat_bn", "dual_bn"]
 SCALE_FEATURES = 3
+SCALE_WIDTH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,9 @@ class MultiTaskNet(nn.Module):
         features: int = next(tower.num_features for tower in (self.classifier, self.portion) if tower is not None)  # type: ignore[assignment]
         self.class_head = nn.Linear(features, shape.num_classes) if needs_classifier else None
         self.adapt = Adaptation(features, shape.normalization if shape.cdfa else "none", 2 if shape.cdfa else 1)
-        width = features * (2 if shape.cdfa else 1) + (SCALE_FEATURES if shape.use_scale else 0)
+        # A wide embedding: three bare inputs beside a thousand features would hardly be learned in a short training.
+        self.scale = nn.Sequential(nn.Linear(SCALE_FEATURES, SCALE_WIDTH), nn.GELU()) if shape.use_scale else None
+        width = features * (2 if shape.cdfa else 1) + (SCALE_WIDTH if shape.use_scale else 0)
         self.portion_head = nn.Linear(width, 1) if needs_portion else None
         self.distance: SharingDistance | None = None
         if shape.sharing == "soft" and self.classifier is not None and self.portion is not None:
@@ -82,9 +85,9 @@ class MultiTaskNet(nn.Module):
             assert class_BD is not None
             parts.append(class_BD.detach() if self.shape.detach_classifier else class_BD)
         joint_BE = self.adapt(parts)
-        if self.shape.use_scale:
+        if self.scale is not None:
             assert scale_BS is not None
-            joint_BE = torch.cat([joint_BE, scale_BS.to(joint_BE.dtype)], dim=1)
+            joint_BE = torch.cat([joint_BE, self.scale(scale_BS)], dim=1)
         assert self.portion_head is not None
         return self.portion_head(joint_BE).squeeze(1)  # type: ignore[no-any-return]
 

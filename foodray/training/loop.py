@@ -7,6 +7,7 @@ family and no storage: checkpoints and reports leave through `Hooks`. The state 
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from foodray.errors import ConfigError
@@ -86,7 +86,7 @@ class Loop:
         self.position = Position(**state["position"])
         self.kept = Kept(**state["kept"])
         self.history = list(state["history"])
-        self._resume = {"optimizer": state["optimizer"], "schedule": state["schedule"], "stage_state": self.position.step > 0}
+        self._resume = {"optimizer": state["optimizer"], "schedule": state["schedule"]}
 
     def run(self) -> Kept:
         """Train every stage that is left and return the kept weights."""
@@ -96,27 +96,20 @@ class Loop:
         return self.kept
 
     def _stage(self, index: int, stage: Stage) -> None:
-        steps_per_epoch = self.feed.steps_per_epoch(self.config.batch_size)
-        last_step = steps_per_epoch * stage.epochs
-        resumed = self._resume is not None and self._resume["stage_state"]
-        if not resumed:
+        resume, self._resume = self._resume, None
+        if resume is None:
             self.position = Position(index, 0)
             reset_modules(self.network, stage.reset)
-        trained = freeze(self.network, stage)
-        optimizer, schedule = make_optimizer(self.network, stage), None
-        schedule = make_schedule(optimizer, stage, steps_per_epoch)
-        if resumed and self._resume is not None:
-            optimizer.load_state_dict(self._resume["optimizer"])
-            schedule.load_state_dict(self._resume["schedule"])
-        self._resume = None
-        model = _distributed(self.network, self.device) if self.part.world > 1 else self.network
-        step = _Step(self, model, optimizer, schedule, stage)
-        batches = self.feed.train_batches(stage, self.config.batch_size, self.position.step, last_step, self.part)
-        _set_training(self.network, trained)
-        while self.position.step < last_step:
-            step(self._take(batches))
+        run = _StageRun(self, stage)
+        if resume is not None:
+            run.optimizer.load_state_dict(resume["optimizer"])
+            run.schedule.load_state_dict(resume["schedule"])
+        batches = self.feed.train_batches(stage, self.config.batch_size, self.position.step, run.last_step, self.part)
+        _set_training(self.network, run.trained)
+        while self.position.step < run.last_step:
+            run.step(self._take(batches))
             self.position.step += 1
-            self._after_step(stage, step, optimizer, schedule, steps_per_epoch, last_step, trained)
+            self._after_step(run)
 
     def _take(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         return [self.to_device(next(batches)) for _ in range(self.config.accumulate)]
@@ -128,45 +121,30 @@ class Loop:
             moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
         return moved
 
-    def _after_step(
-        self, stage: Stage, step: "_Step", optimizer: torch.optim.Optimizer, schedule: LambdaLR, steps_per_epoch: int, last_step: int, trained: set[str]
-    ) -> None:
-        at = self.position.step
-        epoch, in_epoch = divmod(at, steps_per_epoch)
-        ends_epoch = in_epoch == 0
-        if self._clock.due() or ends_epoch:
-            self._progress(stage, at, steps_per_epoch, last_step)
-        metrics: dict[str, float] = {}
+    def _after_step(self, run: "_StageRun") -> None:
+        epoch, in_epoch = divmod(self.position.step, run.steps_per_epoch)
+        ends_epoch, ends_stage = in_epoch == 0, self.position.step == run.last_step
         if ends_epoch:
-            losses = step.mean_losses()
-            if epoch % self.config.evaluate_every == 0 or at == last_step:
+            record = {"stage": run.stage.name, "epoch": epoch, "lr": run.schedule.get_last_lr()[-1], **run.mean_losses()}
+            if epoch % self.config.evaluate_every == 0 or ends_stage:
                 metrics = self.evaluate("val")
                 self._keep(metrics, epoch)
-                _set_training(self.network, trained)
-            self.history.append(
-                {"stage": stage.name, "epoch": epoch, "lr": schedule.get_last_lr()[-1], **losses, **{f"val_{k}": v for k, v in metrics.items()}}
-            )
-            self._progress(stage, at, steps_per_epoch, last_step)
+                _set_training(self.network, run.trained)
+                record |= {f"val_{name}": value for name, value in metrics.items()}
+            self.history.append(record)
+        if self.part.rank == 0 and (self._clock.due() or ends_epoch):
+            self._progress(run)
         every = self.config.checkpoint_every
-        if at == last_step or (at % every == 0 if every else ends_epoch):
-            self._checkpoint(optimizer, schedule)
+        if ends_stage or (self.position.step % every == 0 if every else ends_epoch):
+            self._checkpoint(run)
 
-    def _progress(self, stage: Stage, at: int, steps_per_epoch: int, last_step: int) -> None:
-        if self.part.rank == 0:
-            latest = self.history[-1] if self.history else {}
-            speed = self._clock.rate(at) * self.config.batch_size
-            self.hooks.progress(
-                {
-                    "stage": stage.name,
-                    "epoch": min(at // steps_per_epoch + 1, stage.epochs),
-                    "epochs": stage.epochs,
-                    "step": at,
-                    "steps": last_step,
-                    "samples_per_s": round(speed, 1),
-                    "eta_s": round((last_step - at) * self.config.batch_size / speed) if speed else None,
-                    "latest": latest,
-                }
-            )
+    def _progress(self, run: "_StageRun") -> None:
+        at = self.position.step
+        speed = self._clock.rate(at) * self.config.batch_size
+        record = {"stage": run.stage.name, "epoch": min(at // run.steps_per_epoch + 1, run.stage.epochs), "epochs": run.stage.epochs}
+        record |= {"step": at, "steps": run.last_step, "samples_per_s": round(speed, 1)}
+        record["eta_s"] = round((run.last_step - at) * self.config.batch_size / speed) if speed else None
+        self.hooks.progress({**record, "latest": self.history[-1] if self.history else {}})
 
     def _keep(self, metrics: Mapping[str, float], epoch: int) -> None:
         objective = self.task.objective(metrics) if metrics else float("nan")
@@ -178,14 +156,14 @@ class Loop:
         """State of the network, or of its moving average where there is one."""
         return dict((self.average.module if self.average is not None else self.network).state_dict())
 
-    def _checkpoint(self, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
+    def _checkpoint(self, run: "_StageRun") -> None:
         state = None
         if self.part.rank == 0:
             state = {
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict() if self.average is not None else {},
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
+                "optimizer": run.optimizer.state_dict(),
+                "schedule": run.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "position": vars(self.position),
                 "kept": vars(self.kept),
@@ -218,22 +196,28 @@ class Loop:
         return {name: float(value) for name, value in metrics.compute().items()}
 
 
-class _Step:
-    """One optimizer step: counts first, then sums divided by the counts of all ranks and micro-batches."""
+class _StageRun:
+    """A stage under way: its optimizer, schedule and length, and its steps: counts first, then sums divided by the counts of
+    all ranks and micro-batches."""
 
-    def __init__(self, loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: LambdaLR, stage: Stage) -> None:
-        self.loop, self.model, self.optimizer, self.schedule = loop, model, optimizer, schedule
+    def __init__(self, loop: Loop, stage: Stage) -> None:
+        self.loop, self.stage = loop, stage
+        self.steps_per_epoch = loop.feed.steps_per_epoch(loop.config.batch_size)
+        self.last_step = self.steps_per_epoch * stage.epochs
+        self.trained = freeze(loop.network, stage)
+        self.optimizer = make_optimizer(loop.network, stage)
+        self.schedule = make_schedule(self.optimizer, stage, self.steps_per_epoch)
+        self.model = _distributed(loop.network, loop.device) if loop.part.world > 1 else loop.network
         self.seed = (loop.config.seed, loop.position.stage, loop.part.rank)
         self.names = sorted(loop.task.loss_weights)
         self.weights = torch.tensor([loop.task.loss_weights[name] for name in self.names], device=loop.device)
         self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=loop.device)
 
-    def __call__(self, micro_batches: list[dict[str, Tensor]]) -> None:
+    def step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """Forward, backward and update."""
         loop = self.loop
         torch.manual_seed(int(np.random.SeedSequence((*self.seed, loop.position.step)).generate_state(1)[0]))
-        counts = sum(self._vector(loop.task.counts(batch)) for batch in micro_batches)
-        assert isinstance(counts, Tensor)
+        counts = torch.stack([self._vector(loop.task.counts(batch)) for batch in micro_batches]).sum(0)
         if loop.part.world > 1:
             dist.all_reduce(counts)
         scale = self.weights * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
@@ -276,27 +260,27 @@ class _Step:
 
 
 class _Clock:
-    """When a line of progress is due, and the rate of steps since this process began."""
+    """When a line of progress is due, and the rate of steps over the last half minute."""
 
-    def __init__(self, every_s: float = 2.0) -> None:
-        self.every_s, self.last, self.origin = every_s, time.monotonic(), None
-
-    origin: tuple[float, int] | None
+    def __init__(self, every_s: float = 2.0, window_s: float = 30.0) -> None:
+        self.every_s, self.window_s, self.last = every_s, window_s, time.monotonic()
+        self.seen: deque[tuple[float, int]] = deque()
 
     def due(self) -> bool:
-        now = time.monotonic()
-        if now - self.last < self.every_s:
+        """Whether the last line is old enough."""
+        if time.monotonic() - self.last < self.every_s:
             return False
-        self.last = now
+        self.last = time.monotonic()
         return True
 
     def rate(self, step: int) -> float:
-        """Steps per second since the first call."""
-        if self.origin is None:
-            self.origin = (time.monotonic(), step)
-            return 0.0
-        seconds = time.monotonic() - self.origin[0]
-        return (step - self.origin[1]) / seconds if seconds > 0 else 0.0
+        """Steps per second; 0 at the first call."""
+        now = time.monotonic()
+        self.seen.append((now, step))
+        while len(self.seen) > 2 and now - self.seen[1][0] > self.window_s:
+            self.seen.popleft()
+        seconds = now - self.seen[0][0]
+        return (step - self.seen[0][1]) / seconds if seconds > 0 else 0.0
 
 
 def _rank_and_world() -> tuple[int, int]:

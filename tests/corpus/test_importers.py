@@ -1,6 +1,5 @@
 """Importers account for every file. ECUSTFD is checked on the real data where FOODRAY_DATA names their folder."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -129,12 +128,11 @@ def test_an_import_never_replaces_a_package(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ecustfd(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImportSummary, Study]:
-    data = os.environ.get("FOODRAY_DATA")
-    if not data or not Path(data, "ecustfd").is_dir():
-        pytest.skip("FOODRAY_DATA does not name a folder with ecustfd/")
+def ecustfd(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImportSummary, Study]:
+    if not (data / "ecustfd").is_dir():
+        pytest.skip(f"FOODRAY_DATA = {data} has no folder ecustfd/")
     target = str(tmp_path_factory.mktemp("ecustfd") / "study")
-    summary = import_ecustfd(str(Path(data, "ecustfd")), Store(target))
+    summary = import_ecustfd(str(data / "ecustfd"), Store(target))
     return summary, load_study(target)
 
 

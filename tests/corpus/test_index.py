@@ -203,7 +203,7 @@ def test_a_corpus_json_that_is_cut_is_a_corpus_error(tmp_path: Path) -> None:
 
 def test_a_study_in_which_every_photo_is_broken_is_an_empty_corpus(tmp_path: Path) -> None:
     study = load_study(make_study(str(tmp_path / "study"), broken=True))
-    with pytest.raises(CorpusError, match="is empty: none of its 14 photos is usable; see .*refused.csv"):
+    with pytest.raises(CorpusError, match=r"is empty: none of its 14 photos is usable; see .*refused\.csv"):
         index_study(study, Store(str(tmp_path / "corpus")))
     with pytest.raises(CorpusError, match="is empty"):
         Corpus.open(str(tmp_path / "corpus"))

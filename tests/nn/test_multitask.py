@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_network_without_four_stages_shares_all_or_says_so() -> None:
 def test_levels_are_nested_in_other_networks_of_four_stages(name: str) -> None:
     network = timm.create_model(name, num_classes=0)
     found = [set(lower_parameters(network, level)) for level in LEVELS]
-    assert all(low < high for low, high in zip(found, found[1:], strict=False))
+    assert all(low < high for low, high in pairwise(found))
 
 
 # The sharing distance
@@ -264,7 +265,7 @@ def test_weights_come_from_a_safetensors_file_and_fit_or_say_so(tmp_path: Any) -
         make_backbone("test_vit", str(path))
     torch.save(source.state_dict(), tmp_path / "weights.pt")
     for wrong in (tmp_path / "weights.pt", tmp_path / "absent.safetensors"):
-        with pytest.raises(ConfigError, match="existing .safetensors file"):
+        with pytest.raises(ConfigError, match=r"existing \.safetensors file"):
             make_backbone(TINY, str(wrong))
 
 

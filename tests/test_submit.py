@@ -1,0 +1,111 @@
+"""The job as a user submits it: `ray job submit` to a running head with token authentication, corpus and results on S3.
+
+Slow (a head, three jobs): `make acceptance`. The S3 server is moto in a process of its own, or, with FOODRAY_TEST_S3 set to
+an `s3://bucket` and AWS_* to a real server, that one.
+"""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from foodray.corpus.corpus import Corpus
+from foodray.storage.store import Store
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+RAY = str(Path(sys.executable).parent / "ray")
+SETTINGS = [
+    *("--task.backbone", "test_convnext", "--task.normalization", "ln", "--task.weights", "random", "--task.side-px", "32"),
+    *("--task.epochs", "30", "--loop.batch-size", "8", "--loop.checkpoint-every", "10", "--split.test-folds", "3", "--split.val-folds", "3"),
+]
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for probe in sockets:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in sockets]
+    for probe in sockets:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A head of our own on loopback; yields the environment with which a user reaches it."""
+    gcs, dashboard, client = free_ports(3)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **token}
+    folder = f"/tmp/fr-{secrets.token_hex(3)}"  # a short path: sockets live below it
+    command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += [f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1", "--num-cpus=6", "--disable-usage-stats", f"--temp-dir={folder}"]
+    log = (tmp_path_factory.mktemp("head") / "log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{dashboard}"
+    user = {**environment, "RAY_API_SERVER_ADDRESS": address}
+    try:
+        for _ in range(60):
+            if subprocess.run([RAY, "job", "list"], env=user, capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(1)
+        yield user
+    finally:
+        family = [process, *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            member.terminate()
+        psutil.wait_procs(family[1:], timeout=10)
+
+
+@pytest.fixture(scope="module")
+def remote_corpus(corpus: Corpus, s3: str) -> str:
+    """The small corpus, copied to S3."""
+    target = Store(f"{s3}/submitted/corpus")
+    for key in corpus.store.list():
+        target.write(key, corpus.store.read(key), replace=True)
+    return target.root
+
+
+def submit(user: dict[str, str], corpus: str, results: str, name: str, *, wait: bool = True) -> "subprocess.CompletedProcess[str]":
+    command = [RAY, "job", "submit", "--working-dir", str(ROOT), *([] if wait else ["--no-wait"]), "--"]
+    command += ["python", "jobs/train_mtl.py", "--corpus", corpus, "--results", results, "--name", name, *SETTINGS]
+    return subprocess.run(command, env=user, capture_output=True, text=True, timeout=540, check=False)
+
+
+def metrics(results: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Store(results).read(f"{name}/metrics.json"))
+    return found
+
+
+def test_a_submitted_job_trains_from_s3_to_s3_and_a_killed_one_resubmitted_gives_the_same_metrics(head: dict[str, str], remote_corpus: str, s3: str) -> None:
+    results = f"{s3}/submitted/runs-{secrets.token_hex(3)}"
+    whole = submit(head, remote_corpus, results, "whole")
+    assert whole.returncode == 0, whole.stdout[-3000:] + whole.stderr[-3000:]
+    assert "run folder" in whole.stdout
+    assert {"config.json", "run.json", "metrics.json", "predictions.parquet", "bundle/bundle.json"} <= set(Store(results).sub("whole").list())
+
+    started = submit(head, remote_corpus, results, "killed", wait=False)
+    assert started.returncode == 0, started.stderr[-2000:]
+    store = Store(results).sub("killed")
+    deadline = time.monotonic() + 300
+    while not (store.exists("progress.json") and json.loads(store.read("progress.json"))["step"] >= 25):
+        assert time.monotonic() < deadline, "the job did not get to step 25"
+        time.sleep(0.2)
+    drivers = [process for process in psutil.process_iter(["cmdline"]) if "jobs/train_mtl.py" in (process.info["cmdline"] or []) and "killed" in process.info["cmdline"]]
+    assert drivers, "no driver process found"
+    for process in drivers:
+        process.kill()
+    time.sleep(5)
+    assert not store.exists("run.json")
+    again = submit(head, remote_corpus, results, "killed")
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    assert metrics(results, "killed")["test"] == metrics(results, "whole")["test"]

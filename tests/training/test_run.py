@@ -1,0 +1,229 @@
+"""Claims about whole runs on a small corpus: what they leave, that they repeat, continue, survive a kill, and refuse early."""
+
+import io
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil  # Ray brings its own
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from foodray.corpus.corpus import Corpus
+from foodray.corpus.splits import SplitConfig
+from foodray.errors import ClusterError, ConfigError, CorpusError, ExistsError, StorageError
+from foodray.storage.bundle import read_bundle
+from foodray.storage.store import Store
+from foodray.tasks import task_of
+from foodray.tasks.base import Optimizer
+from foodray.tasks.mtl import MtlConfig, MtlTask
+from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
+from foodray.training.data import PoolFeed, load_samples
+from foodray.training.run import Run, make_plan, train
+
+Config = RunConfig[MtlConfig]
+EPOCHS = 24
+CHECKPOINT_EVERY = 8
+
+
+@pytest.fixture(scope="module")
+def config(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Without BatchNorm and dropout, so that the number of workers makes no difference."""
+    task = MtlConfig(
+        backbone="test_convnext",
+        normalization="ln",
+        weights="random",
+        side_px=32,
+        sharing_weight=1e-3,
+        epochs=EPOCHS,
+        optimizer=Optimizer(name="sgd", lr=0.02, warmup_fraction=0.1),
+    )
+    return RunConfig(
+        task=task,
+        corpus=corpus.store.root,
+        results=str(tmp_path_factory.mktemp("runs")),
+        name="one",
+        split=SplitConfig(test_folds=3, val_folds=3),
+        loop=LoopConfig(batch_size=8, checkpoint_every=CHECKPOINT_EVERY, evaluate_every=6, clip_norm=1.0, ema_decay=0.9),
+    )
+
+
+@pytest.fixture(scope="module")
+def told() -> list[dict[str, Any]]:
+    """The progress that the driver was told of."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def one(config: Config, told: list[dict[str, Any]]) -> Run:
+    """A run that nothing disturbed."""
+    return train(config, MtlTask, progress=told.append)
+
+
+def table(run: Run) -> pd.DataFrame:
+    return pq.read_table(io.BytesIO(run.store.read("predictions.parquet"))).to_pandas()
+
+
+class TestWhatARunLeaves:
+    def test_exactly_the_documented_files(self, one: Run) -> None:
+        left = set(one.store.list())
+        own = {name for name in left if not name.startswith("checkpoints/")}
+        assert own == {
+            "config.json",
+            "split.parquet",
+            "progress.json",
+            "parts/results.json",
+            "parts/predicted.parquet",
+            "bundle/bundle.json",
+            "bundle/weights.safetensors",
+            "metrics.json",
+            "predictions.parquet",
+            "run.json",
+        }
+        assert left - own
+        assert [path.name for path in Path(one.store.root).parent.iterdir() if path.name.startswith(".")] == []  # the storage check left nothing
+
+    def test_the_bundle_reproduces_the_predictions_from_the_corpus(self, one: Run, corpus: Corpus, config: Config) -> None:
+        bundle = read_bundle(one.store.uri("bundle"), task="mtl")
+        assert bundle.bundle_id == one.info["bundle_id"]
+        task = task_of(bundle.card)
+        plan = make_plan(config, MtlTask, corpus)
+        network = task.network(weights="random")
+        network.load_state_dict(dict(bundle.weights))
+        entries = plan.pool.entries("test")
+        batch = PoolFeed(store=load_samples(corpus, plan.samples, task), pool=plan.pool, task=task, seed=0).prepare(entries, None)
+        with torch.inference_mode():
+            found = task.predictions(task.forward(network.eval(), batch))
+        written = table(one)
+        assert written["sample_id"].tolist() == plan.rows("test")["sample_id"].tolist()
+        assert written["pred_class_name"].tolist() == found["class_name"].tolist()
+        assert written["class_prob"].to_numpy() == pytest.approx(found["class_prob"], abs=1e-5)
+        assert written["pred_energy_kcal"].to_numpy() == pytest.approx(found["energy_kcal"], rel=1e-4, abs=1e-3)
+
+    def test_metrics_can_be_computed_again_from_the_predictions(self, one: Run) -> None:
+        written, metrics = table(one), one.metrics["test"]
+        assert metrics["accuracy"] == pytest.approx((written["class_name"] == written["pred_class_name"]).mean())
+        error = (written["energy_kcal"] - written["pred_energy_kcal"]).abs()
+        assert metrics["mae_kcal"] == pytest.approx(error.mean(), rel=1e-5)
+        assert metrics["ep_item"] == pytest.approx(error.sum() / written["energy_kcal"].sum(), rel=1e-5)
+
+    def test_it_learns_more_than_the_baselines_know(self, one: Run) -> None:
+        assert one.metrics["test"]["accuracy"] > one.metrics["baselines"]["most frequent class"]["accuracy"] + 0.2
+
+    def test_test_participants_were_not_trained_on(self, one: Run) -> None:
+        split = pq.read_table(io.BytesIO(one.store.read("split.parquet"))).to_pandas()
+        assert split.groupby("participant_id")["split"].nunique().max() == 1
+        assert split["split"].value_counts().to_dict() == one.metrics["num_samples"]
+        assert one.metrics["sample_data"] is True
+
+    def test_progress_was_told_with_the_time_left(self, one: Run, told: list[dict[str, Any]]) -> None:
+        assert told
+        assert [line["step"] for line in told] == sorted(line["step"] for line in told)
+        assert any(line["eta_s"] is not None for line in told)
+
+
+class TestTheSameRunAgain:
+    def test_a_finished_run_is_returned_without_training(self, one: Run, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("foodray.training.run.connect", lambda: pytest.fail("it went on to the cluster"))
+        again = train(config, MtlTask)
+        assert (again.metrics, again.info) == (one.metrics, one.info)
+
+    def test_a_finished_run_may_be_asked_for_with_other_workers(self, one: Run, config: Config) -> None:
+        assert train(replace(config, workers=WorkerConfig(num_workers=2)), MtlTask).info == one.info
+
+    def test_another_setting_under_the_same_name_is_refused_by_its_name(self, one: Run, config: Config) -> None:
+        other = replace(config, loop=replace(config.loop, seed=1), task=replace(config.task, margin=0.2))
+        with pytest.raises(ExistsError, match=r"loop\.seed: 0 -> 1; task\.margin: 0\.1 -> 0\.2.*choose another name"):
+            train(other, MtlTask)
+        assert Run.open(one.store.root).info == one.info
+
+    def test_a_folder_that_is_no_run_is_left_alone(self, config: Config, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "notes.txt").write_text("keep")
+        with pytest.raises(ExistsError, match="is not a run"):
+            train(replace(config, results=str(tmp_path), name="mine"), MtlTask)
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_two_workers_reach_what_one_worker_reaches(one: Run, config: Config) -> None:
+    two = train(replace(config, name="two", workers=WorkerConfig(num_workers=2)), MtlTask)
+    assert (one.info["world_size"], two.info["world_size"]) == (1, 2)
+    assert two.metrics["test"]["accuracy"] == pytest.approx(one.metrics["test"]["accuracy"], abs=1.01 / len(table(one)))
+    for name in ("mae_kcal", "ep_item"):
+        assert two.metrics["test"][name] == pytest.approx(one.metrics["test"][name], rel=0.02)
+    assert table(two)["pred_energy_kcal"].to_numpy() == pytest.approx(table(one)["pred_energy_kcal"].to_numpy(), rel=0.05, abs=5)
+
+
+def test_a_killed_worker_changes_nothing_but_the_time(one: Run, config: Config) -> None:
+    killer = Killer(Store(config.results).sub("killed"))
+    killed = train(replace(config, name="killed"), MtlTask, progress=killer)
+    assert killer.killed_at is not None, "no worker was killed"
+    assert CHECKPOINT_EVERY <= killer.killed_at < killer.steps
+    assert killed.metrics["test"] == one.metrics["test"]
+    assert killed.metrics["val"] == one.metrics["val"]
+    assert killed.metrics["kept_epoch"] == one.metrics["kept_epoch"]
+    assert table(killed).equals(table(one))
+    weights = [read_bundle(run.store.uri("bundle")).weights for run in (killed, one)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+class Killer:
+    """Follows a run's progress and sends SIGKILL to its training process once, after the first checkpoint is stored."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.killed_at, self.steps = store, None, 0
+
+    killed_at: int | None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        self.steps = record["steps"]
+        if self.killed_at is None and any(key.endswith("state.pt") for key in self.store.list("checkpoints")):
+            os.kill(training_process().pid, signal.SIGKILL)
+            self.killed_at = record["step"]
+
+
+def training_process() -> psutil.Process:
+    """The one Ray Train worker among this process's descendants."""
+    found = [process for process in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(process.cmdline()[:1])]
+    assert len(found) == 1, f"{len(found)} training processes"
+    return found[0]
+
+
+class TestRefusals:
+    def test_more_workers_than_the_cluster_can_hold_are_refused_before_anything_is_launched(self, config: Config, tmp_path: Path) -> None:
+        many = replace(config, results=str(tmp_path), workers=WorkerConfig(num_workers=50), loop=replace(config.loop, batch_size=64))
+        with pytest.raises(ClusterError, match=r"50 workers need 50 CPUs .*the cluster has 6; lower workers\.num_workers"):
+            train(many, MtlTask)
+        assert not (tmp_path / "one" / "checkpoints").exists()
+
+    def test_results_that_cannot_be_written_are_refused_with_their_place(self, config: Config, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("not a folder")
+        with pytest.raises(StorageError, match=rf"{tmp_path}/file/runs"):
+            train(replace(config, results=str(tmp_path / "file" / "runs")), MtlTask)
+
+    def test_a_corpus_that_is_not_there_is_refused_with_the_command_that_makes_one(self, config: Config, tmp_path: Path) -> None:
+        with pytest.raises(CorpusError, match=rf"{tmp_path}/nowhere is not a corpus .*foodray index"):
+            train(replace(config, corpus=str(tmp_path / "nowhere"), results=str(tmp_path)), MtlTask)
+
+    @pytest.mark.xfail(
+        strict=True, raises=ExistsError, reason="config.json is written before the corpus is opened: the corrected command finds a run with other settings"
+    )
+    def test_a_command_corrected_after_a_refusal_may_keep_its_name(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(CorpusError):
+            train(replace(config, corpus=str(tmp_path / "nowhere"), results=str(tmp_path)), MtlTask)
+        monkeypatch.setattr("foodray.training.run.connect", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(replace(config, results=str(tmp_path)), MtlTask)
+
+    def test_an_error_in_a_worker_arrives_as_it_was_raised(self, config: Config, tmp_path: Path) -> None:
+        lost = replace(config.task, weights=str(tmp_path / "lost.safetensors"))
+        with pytest.raises(ConfigError, match=r"lost\.safetensors"):
+            train(replace(config, task=lost, results=str(tmp_path), workers=WorkerConfig(max_failures=0)), MtlTask)
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
