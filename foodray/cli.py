@@ -68,7 +68,10 @@ def sample(out: Positional[str], num_participants: int = 24, num_days: int = 2, 
     from foodray.corpus.sample import SampleConfig, generate_sample_study
     from foodray.storage.store import Store
 
-    print(generate_sample_study(Store(out), SampleConfig(num_participants=num_participants, num_days=num_days, seed=seed)))
+    made = generate_sample_study(Store(out), SampleConfig(num_participants=num_participants, num_days=num_days, seed=seed))
+    print(
+        f"{out}: {made.num_images} rendered photos of {made.num_participants} participants, {made.num_items} items; {made.num_broken} of the files broken on purpose"
+    )
 
 
 def check(study: Positional[str], photos_root: str | None = None) -> None:
@@ -206,7 +209,7 @@ def print_progress(record: dict[str, Any]) -> None:
     """One line: where the run is, how fast, how long still, and the latest validation."""
     latest = record["latest"]
     shown = {"val_accuracy": "accuracy {:.1%}", **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS}}
-    validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if name in latest)
+    validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if latest.get(name) is not None)
     eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
     speed = f"{record['samples_per_s']:.0f} samples/s" if record["samples_per_s"] else ""
     parts = [
@@ -240,7 +243,8 @@ def print_run(run: "Run") -> None:
     if "mccr" in metrics["test"]:
         test = metrics["test"]
         counts = f"|I| = {test['num_correct']:.0f} correct of N = {test['num_both']:.0f}"
-        print(f"\nMCCR {test['mccr']:.4f} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
+        mccr = "undefined" if test["mccr"] is None else f"{test['mccr']:.4f}"
+        print(f"\nMCCR {mccr} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
     print("\nrun folder   " + run.store.root)
     for title, key in (("bundle", "bundle"), ("pictures", "figures"), ("predictions", "predictions.parquet")):
         print(f"{title:12} {run.store.uri(key)}")
@@ -255,5 +259,6 @@ _COLUMNS = [
 ]
 
 
-def _cell(row: dict[str, float], name: str, form: str) -> str:
-    return form.format(row[name]) if name in row else "-"
+def _cell(row: dict[str, float | None], name: str, form: str) -> str:
+    value = row.get(name)
+    return "-" if value is None else form.format(value)

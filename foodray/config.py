@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any, TypeVar
@@ -73,6 +74,15 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: values}
     parts = (flatten(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in values.items())
     return reduce(lambda whole, part: {**whole, **part}, parts, {})
+
+
+def without_nan(value: Any) -> Any:
+    """A plain value with None for every number that is not finite: JSON has no word for them."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(value: Any) -> str:

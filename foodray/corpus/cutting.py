@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +67,7 @@ class Cutter:
                     yield self._cut(photos.to_pylist())
 
     def _cut(self, photos: list[dict[str, Any]]) -> pa.Table:
+        cv2.setNumThreads(1)
         side = self.spec.stored_px**2 * 3
         with ThreadPoolExecutor(2) as pool:
             cuts = [pair for pairs in pool.map(self._photo, photos) for pair in pairs]

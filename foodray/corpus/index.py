@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import pyarrow as pa
 import pyarrow.csv
 import ray
@@ -87,6 +88,7 @@ class Ingest:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Manifest rows to corpus rows (`PHOTO_SCHEMA`), one to one."""
+        cv2.setNumThreads(1)  # the task has one CPU; its threads wait for the storage
         with ThreadPoolExecutor(8) as pool:  # fetching waits on the network, decoding frees the interpreter
             rows = list(pool.map(self._ingest, batch.to_pylist()))
         self.tally.add(len(rows))

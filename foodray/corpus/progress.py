@@ -1,7 +1,7 @@
 """Progress of work that Ray tasks do: tasks add to a counter, the driver logs a line now and then.
 
-    with counted("indexing", total=1245, unit="photos") as tally:
-        … tasks call tally.add(number) …
+with counted("indexing", total=1245, unit="photos") as tally:
+    … tasks call tally.add(number) …
 """
 
 import logging

@@ -20,7 +20,6 @@ Heads = Literal["both", "classification", "portion"]
 Sharing = Literal["none", "hard", "soft"]
 Normalization = Literal["none", "bn", "ln", "ln_bn", "bn_ln", "ln_concat", "ln_concat_bn", "dual_bn"]
 SCALE_FEATURES = 3
-SCALE_WIDTH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class MultiTaskShape:
     cdfa: bool
     normalization: Normalization
     detach_classifier: bool
-    use_scale: bool
+    scale_slope: float | None
 
 
 class MultiTaskNet(nn.Module):
@@ -55,10 +54,8 @@ class MultiTaskNet(nn.Module):
         features: int = next(tower.num_features for tower in (self.classifier, self.portion) if tower is not None)  # type: ignore[assignment]
         self.class_head = nn.Linear(features, shape.num_classes) if needs_classifier else None
         self.adapt = Adaptation(features, shape.normalization if shape.cdfa else "none", 2 if shape.cdfa else 1)
-        # A wide embedding: three bare inputs beside a thousand features would hardly be learned in a short training.
-        self.scale = nn.Sequential(nn.Linear(SCALE_FEATURES, SCALE_WIDTH), nn.GELU()) if shape.use_scale else None
-        width = features * (2 if shape.cdfa else 1) + (SCALE_WIDTH if shape.use_scale else 0)
-        self.portion_head = nn.Linear(width, 1) if needs_portion else None
+        self.portion_head = nn.Linear(features * (2 if shape.cdfa else 1), 1) if needs_portion else None
+        self.scale = ScaleTerm(shape.scale_slope) if shape.scale_slope is not None else None
         self.distance: SharingDistance | None = None
         if shape.sharing == "soft" and self.classifier is not None and self.portion is not None:
             names = lower_parameters(self.classifier, shape.shared_layers)
@@ -85,11 +82,28 @@ class MultiTaskNet(nn.Module):
             assert class_BD is not None
             parts.append(class_BD.detach() if self.shape.detach_classifier else class_BD)
         joint_BE = self.adapt(parts)
+        assert self.portion_head is not None
+        portion_B: Tensor = self.portion_head(joint_BE).squeeze(1)
         if self.scale is not None:
             assert scale_BS is not None
-            joint_BE = torch.cat([joint_BE, self.scale(scale_BS)], dim=1)
-        assert self.portion_head is not None
-        return self.portion_head(joint_BE).squeeze(1)  # type: ignore[no-any-return]
+            portion_B = portion_B + self.scale(scale_BS)
+        return portion_B
+
+
+class ScaleTerm(nn.Module):
+    """The size of the box added to the portion in log units: portion = size^k x (what the features say of the food).
+
+    k starts at `slope` and is learned; the features need not discover it among a thousand others (measured on the sample
+    study: a linear fit of log energy on class and log size beats a head that gets the size as one more feature).
+    """
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.weight_S = nn.Parameter(torch.tensor([slope] + [0.0] * (SCALE_FEATURES - 1)))
+
+    def forward(self, scale_BS: Tensor) -> Tensor:
+        """The term in network units, (B,)."""
+        return torch.mv(scale_BS, self.weight_S)
 
 
 class Adaptation(nn.Module):

@@ -25,6 +25,7 @@ from foodray.tasks.base import Optimizer, Rows, Stage, Task
 from foodray.tasks.metrics import CorrectPortionError, MeanError
 from foodray.tasks.transform import Augmentation, augment, middle
 
+SCALE_POWER = 2.0  # where the power of the size starts: between a thing of fixed height (2) and one of fixed shape (3)
 UNITS = {"energy_kcal": "kcal", "mass_g": "g", "volume_ml": "ml"}
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -69,7 +70,8 @@ class MtlConfig:
     portion_weight: float = 1.0
     """Factor on the portion's L1 loss."""
     scale_input: Literal["none", "marker"] = "none"
-    """marker: the portion head also sees the box's size in mm, where a reference object gave the photo's scale."""
+    """marker: the portion is a learned power of the box's size in mm times what the features say, where a reference object
+    gave the photo's scale; needs target_scale = 'log1p', in which that product is a sum."""
     backbone: str = "resnet18"
     """timm name of both towers."""
     weights: str = "pretrained"
@@ -98,6 +100,8 @@ class MtlConfig:
             raise ConfigError(f"sharing = {self.sharing!r} needs both heads, but heads = {self.heads!r}; set sharing = 'none'")
         if self.heads == "classification" and self.scale_input != "none":
             raise ConfigError("scale_input feeds the portion head, which heads = 'classification' has not; set scale_input = 'none'")
+        if self.scale_input == "marker" and self.target_scale != "log1p":
+            raise ConfigError(f"scale_input = 'marker' multiplies the portion, but target_scale = {self.target_scale!r} adds; set target_scale = 'log1p'")
         if self.epochs < 1 or self.sharing_weight < 0 or not self.portion_weight > 0:
             raise ConfigError(f"epochs = {self.epochs} must be >= 1, sharing_weight = {self.sharing_weight} >= 0, portion_weight = {self.portion_weight} > 0")
 
@@ -136,6 +140,8 @@ class MtlTask(Task):
     """Mean of the scaled target over the training samples."""
     target_std: float = 1.0
     """Standard deviation of the scaled target over the training samples."""
+    size_mean: float = 0.0
+    """Mean log size of the training boxes whose scale is known; an unknown size counts as this one."""
 
     @classmethod
     def fit(cls, config: MtlConfig, samples: Rows, labels: tuple[str, ...]) -> "MtlTask":
@@ -154,19 +160,22 @@ class MtlTask(Task):
             raise CorpusError(f"no training item has a value in {config.target}; choose another target, or heads = 'classification'")
         if (truth < 0).any():
             raise CorpusError(f"{int((truth < 0).sum())} training items have a negative {config.target}; correct the study's truth_items")
-        scaled = np.log1p(truth) if config.target_scale == "log1p" else truth
         if config.target_scale == "raw":
             return cls(config=config, labels=labels)
-        return cls(config=config, labels=labels, target_mean=float(scaled.mean()), target_std=float(scaled.std()) or 1.0)
+        scaled = np.log1p(truth) if config.target_scale == "log1p" else truth
+        size = scale_features(samples["extent_w_mm"], samples["extent_h_mm"], 0.0)
+        known = size[size[:, 2] > 0, 0]
+        size_mean = float(known.mean()) if len(known) else 0.0
+        return cls(config=config, labels=labels, target_mean=float(scaled.mean()), target_std=float(scaled.std()) or 1.0, size_mean=size_mean)
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], state: Mapping[str, Any]) -> "MtlTask":
         """The task that a bundle describes."""
-        return cls(config=from_plain(MtlConfig, config), labels=tuple(state["labels"]), target_mean=state["target_mean"], target_std=state["target_std"])
+        return cls(config=from_plain(MtlConfig, config), **{**state, "labels": tuple(state["labels"])})
 
     def state(self) -> dict[str, Any]:
         """Labels and target scale."""
-        return {"labels": list(self.labels), "target_mean": self.target_mean, "target_std": self.target_std}
+        return {"labels": list(self.labels), "target_mean": self.target_mean, "target_std": self.target_std, "size_mean": self.size_mean}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -187,7 +196,7 @@ class MtlTask(Task):
                 num_classes=len(self.labels),
                 weights=weights or self.config.weights,
                 detach_classifier=self.config.detach_classifier,
-                use_scale=self.config.scale_input == "marker",
+                scale_slope=SCALE_POWER / self.target_std if self.config.scale_input == "marker" else None,
                 **shared,
             )
         )
@@ -196,7 +205,7 @@ class MtlTask(Task):
         """image uint8 (N, 3, S, S), scale (N, 3), class_id (N,) with -1 for unknown, portion (N,) in reported units with nan."""
         config = self.config
         image = augment(rows["pixels"], rows["seed"], config.side_px, config.augmentation) if train else middle(rows["pixels"], config.side_px)
-        batch = {"image": image, "scale": torch.from_numpy(scale_features(rows["extent_w_mm"], rows["extent_h_mm"]))}
+        batch = {"image": image, "scale": torch.from_numpy(scale_features(rows["extent_w_mm"], rows["extent_h_mm"], self.size_mean))}
         if "class_name" in rows:
             ids = {name: index for index, name in enumerate(self.labels)}
             batch["class_id"] = torch.tensor([ids.get(name, -1) for name in rows["class_name"]], dtype=torch.int64)
@@ -323,14 +332,15 @@ class MtlTask(Task):
         return (Stage(name="joint", epochs=self.config.epochs, optimizer=self.config.optimizer, backbone=("classifier.*", "portion.*")),)
 
 
-def scale_features(extent_w_mm: np.ndarray, extent_h_mm: np.ndarray) -> np.ndarray:
-    """Size of the box as the portion head sees it, float32 (N, 3): log of its side in dm, log of its elongation, known or not.
+def scale_features(extent_w_mm: np.ndarray, extent_h_mm: np.ndarray, size_mean: float) -> np.ndarray:
+    """Size of the box as the network sees it, float32 (N, 3): log of its side in dm less `size_mean`, log of its elongation,
+    known or not.
 
-    Unchanged by quarter turns and mirrors, as the portion is. Zero where no marker gave the scale.
+    Unchanged by quarter turns and mirrors, as the portion is. Zero, a box of mean size, where no marker gave the scale.
     """
     known = np.isfinite(extent_w_mm) & np.isfinite(extent_h_mm) & (extent_w_mm > 0) & (extent_h_mm > 0)
     width, height = np.where(known, extent_w_mm, 100.0), np.where(known, extent_h_mm, 100.0)
-    side = np.log(np.sqrt(width * height) / 100.0)
+    side = np.where(known, np.log(np.sqrt(width * height) / 100.0) - size_mean, 0.0)
     return np.stack([side, np.abs(np.log(width / height)), known], axis=1).astype(np.float32)
 
 

@@ -6,6 +6,7 @@ family and no storage: checkpoints and reports leave through `Hooks`. The state 
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -86,7 +87,7 @@ class Loop:
         self.position = Position(**state["position"])
         self.kept = Kept(**state["kept"])
         self.history = list(state["history"])
-        self._resume = {"optimizer": state["optimizer"], "schedule": state["schedule"]}
+        self._resume = {name: state[name] for name in ("optimizer", "schedule", "totals")}
 
     def run(self) -> Kept:
         """Train every stage that is left and return the kept weights."""
@@ -97,13 +98,16 @@ class Loop:
 
     def _stage(self, index: int, stage: Stage) -> None:
         resume, self._resume = self._resume, None
+        self._clock = _Clock()  # steps count from zero in each stage
         if resume is None:
             self.position = Position(index, 0)
+            torch.manual_seed(_draw(self.config.seed, index))  # or a resumed run would reset to other weights
             reset_modules(self.network, stage.reset)
         run = _StageRun(self, stage)
         if resume is not None:
             run.optimizer.load_state_dict(resume["optimizer"])
             run.schedule.load_state_dict(resume["schedule"])
+            run.totals += resume["totals"].to(self.device) * (self.part.rank == 0)  # they are of all ranks
         batches = self.feed.train_batches(stage, self.config.batch_size, self.position.step, run.last_step, self.part)
         _set_training(self.network, run.trained)
         while self.position.step < run.last_step:
@@ -147,7 +151,8 @@ class Loop:
         self.hooks.progress({**record, "latest": self.history[-1] if self.history else {}})
 
     def _keep(self, metrics: Mapping[str, float], epoch: int) -> None:
-        objective = self.task.objective(metrics) if metrics else float("nan")
+        objective = self.task.objective(metrics)
+        objective = math.inf if math.isnan(objective) else objective  # nothing is less than nan: it would be kept for ever
         if self.config.keep == "last" or objective < self.kept.objective or not self.kept.weights:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.weights_to_keep().items()}
             self.kept = Kept(weights, objective, epoch)
@@ -157,9 +162,10 @@ class Loop:
         return dict((self.average.module if self.average is not None else self.network).state_dict())
 
     def _checkpoint(self, run: "_StageRun") -> None:
-        state = None
+        state, totals = None, run.all_totals()
         if self.part.rank == 0:
             state = {
+                "totals": totals,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict() if self.average is not None else {},
                 "optimizer": run.optimizer.state_dict(),
@@ -216,7 +222,7 @@ class _StageRun:
     def step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """Forward, backward and update."""
         loop = self.loop
-        torch.manual_seed(int(np.random.SeedSequence((*self.seed, loop.position.step)).generate_state(1)[0]))
+        torch.manual_seed(_draw(*self.seed, loop.position.step))
         counts = torch.stack([self._vector(loop.task.counts(batch)) for batch in micro_batches]).sum(0)
         if loop.part.world > 1:
             dist.all_reduce(counts)
@@ -251,12 +257,16 @@ class _StageRun:
 
     def mean_losses(self) -> dict[str, float]:
         """Mean of each term since the last call, over all ranks."""
+        sums, counts = self.all_totals().tolist()
+        self.totals.zero_()
+        return {f"train_{name}_loss": value / max(count, 1.0) for name, value, count in zip(self.names, sums, counts, strict=True)}
+
+    def all_totals(self) -> Tensor:
+        """Sums and counts (2, terms) of the epoch under way, over all ranks."""
         totals = self.totals.clone()
         if self.loop.part.world > 1:
             dist.all_reduce(totals)
-        self.totals.zero_()
-        sums, counts = totals.tolist()
-        return {f"train_{name}_loss": value / max(count, 1.0) for name, value, count in zip(self.names, sums, counts, strict=True)}
+        return totals
 
 
 class _Clock:
@@ -283,13 +293,18 @@ class _Clock:
         return (step - self.seen[0][1]) / seconds if seconds > 0 else 0.0
 
 
+def _draw(*place: int) -> int:
+    """A seed of its own for a place in the run."""
+    return int(np.random.SeedSequence(place).generate_state(1)[0])
+
+
 def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def _distributed(network: nn.Module, device: torch.device) -> nn.Module:
     ids = [device.index or 0] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=True, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def freeze(network: nn.Module, stage: Stage) -> set[str]:

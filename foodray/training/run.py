@@ -34,7 +34,7 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from foodray.config import differences, to_plain
+from foodray.config import differences, to_plain, without_nan
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SPLIT_NAMES, Pool, make_pool
 from foodray.errors import ClusterError, ExistsError, FoodrayError
@@ -234,7 +234,7 @@ def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, se
         "history": results["history"],
         "sample_data": corpus.is_sample_data,
     }
-    store.write("metrics.json", json.dumps(metrics, indent=2).encode(), replace=True)
+    store.write("metrics.json", json.dumps(without_nan(metrics), indent=2).encode(), replace=True)
     info = {
         "family": type(plan.task).name,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
-from foodray.config import to_plain
+from foodray.config import to_plain, without_nan
 from foodray.errors import ConfigError
 from foodray.provenance import lineage
 from foodray.storage.bundle import write_bundle
@@ -104,7 +104,7 @@ class _ProgressFile:
         if now - self.last < self.every_s and record["step"] < record["steps"]:
             return
         self.last = now
-        self.store.write("progress.json", json.dumps({**record, "at": time.time()}).encode(), replace=True)
+        self.store.write("progress.json", json.dumps(without_nan({**record, "at": time.time()})).encode(), replace=True)
 
 
 def _results(loop: Loop, assignment: Assignment) -> None:
@@ -123,7 +123,7 @@ def _results(loop: Loop, assignment: Assignment) -> None:
         assignment.store.write("parts/predicted.parquet", _predictions([pair for part in parts for pair in part]), replace=True)
         results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch}
         results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world}
-        assignment.store.write("parts/results.json", json.dumps(results).encode(), replace=True)
+        assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
     if loop.part.world > 1:
         dist.barrier()
 
@@ -135,7 +135,7 @@ def _card(assignment: Assignment, validation: dict[str, float], test: dict[str, 
         "config": to_plain(task.config),
         "state": task.state(),
         "preprocessing": {**dataclasses.asdict(task.spec), "input": "uint8 RGB; normalisation is the network's first layer"},
-        "metrics": {"val": validation, "test": test},
+        "metrics": without_nan({"val": validation, "test": test}),
         "data": assignment.data,
         "lineage": lineage(),
     }

@@ -50,7 +50,7 @@ def main(
         epochs: Epochs of every row.
         side_px: Input side.
         target: What the portion is.
-        scale: marker gives the portion head the box's size in mm by the coin.
+        scale: marker adds the box's size in mm by the coin, with a log1p target.
         weights: Initial weights, as in `foodray train mtl --help`.
         rows: Rows of Table 1.
         threads: Torch threads; 1 where other work shares the cores.
@@ -66,7 +66,8 @@ def main(
     for seed in range(seeds):
         for row in rows:
             task = replace(preset("default", row), epochs=epochs, side_px=side_px, weights=weights, target=target)
-            task = replace(task, scale_input=scale if task.heads != "classification" else "none")
+            if scale == "marker" and task.heads != "classification":
+                task = replace(task, scale_input="marker", target_scale="log1p")
             name = f"{target}-{side_px}px-{epochs}-{scale}-{row}-{seed}"
             loop = LoopConfig(precision="bf16", seed=seed, eval_batch_size=128)
             config = RunConfig(task=task, corpus=store.uri("corpus"), results=store.uri("runs"), name=name, loop=loop, split=SplitConfig(fold=seed), workers=WorkerConfig(threads=threads))

@@ -42,7 +42,7 @@ def shape(**changes: Any) -> MultiTaskShape:
         "cdfa": False,
         "normalization": "none",
         "detach_classifier": False,
-        "use_scale": False,
+        "scale_slope": None,
     }
     return MultiTaskShape(**{**plain, **changes})
 
@@ -56,10 +56,9 @@ def images(count: int = B) -> Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("use_scale", [False, True])
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_of_table_1_has_its_outputs(row: str, use_scale: bool) -> None:
-    network = net(**ROWS[row], use_scale=use_scale)
+def test_every_row_of_table_1_has_its_outputs(row: str) -> None:
+    network = net(**ROWS[row])
     heads, sharing = ROWS[row].get("heads", "both"), ROWS[row].get("sharing", "none")
     wanted: dict[str, tuple[int, ...]] = {} if heads == "portion" else {"logits_BC": (B, C)}
     wanted |= {} if heads == "classification" else {"portion_B": (B,)}
@@ -84,16 +83,20 @@ def test_every_parameter_of_a_row_is_trained(row: str) -> None:
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
-def test_the_portion_head_sees_both_domains_with_cdfa_and_the_scale() -> None:
-    widths = [net(sharing="soft", cdfa=cdfa, use_scale=scale).portion_head for cdfa in (False, True) for scale in (False, True)]
-    assert [head.in_features for head in widths if head is not None] == [D, D + 3, 2 * D, 2 * D + 3]
+def test_the_portion_head_sees_both_domains_with_cdfa() -> None:
+    heads = [net(sharing="soft", cdfa=cdfa).portion_head for cdfa in (False, True)]
+    assert [head.in_features for head in heads if head is not None] == [D, 2 * D]
 
 
-def test_the_scale_moves_the_portion_and_not_the_class() -> None:
-    network = net(sharing="soft", cdfa=True, use_scale=True).eval()
-    small, large = network(images(), torch.zeros(B, 3)), network(images(), torch.ones(B, 3))
-    assert torch.equal(small["logits_BC"], large["logits_BC"])
-    assert not torch.equal(small["portion_B"], large["portion_B"])
+def test_the_scale_adds_a_learned_power_of_the_size_to_the_portion_and_leaves_the_class_alone() -> None:
+    network = net(sharing="soft", cdfa=True, scale_slope=2.5).train()
+    scale_BS = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.3, 1.0], [-2.0, 0.0, 1.0]], requires_grad=True)
+    nothing, sized = network(images(), torch.zeros(B, 3)), network(images(), scale_BS)
+    assert torch.equal(nothing["logits_BC"], sized["logits_BC"])
+    torch.testing.assert_close(sized["portion_B"] - nothing["portion_B"], torch.tensor([0.0, 2.5, -5.0]))
+    assert network.scale is not None
+    sized["portion_B"].sum().backward()
+    assert [parameter.grad.tolist() for parameter in network.scale.parameters() if parameter.grad is not None] == [scale_BS.sum(0).tolist()]
 
 
 @pytest.mark.parametrize("detach", [False, True])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foodray.errors import ConfigError, CorpusError
 from foodray.tasks.metrics import PAPER_CONSTANT, CorrectPortionError, MeanError
-from foodray.tasks.mtl import ROWS, UNITS, MtlConfig, MtlTask, portion_baselines, preset, scale_features
+from foodray.tasks.mtl import ROWS, SCALE_POWER, UNITS, MtlConfig, MtlTask, portion_baselines, preset, scale_features
 from foodray.tasks.transform import Augmentation
 
 NAN = float("nan")
@@ -89,6 +89,7 @@ def test_every_preset_has_every_row(name: str, row: str) -> None:
         ({"heads": "portion"}, ["cdfa", "heads"]),
         ({"heads": "portion", "cdfa": False, "normalization": "none"}, ["sharing", "heads"]),
         ({"heads": "classification", "sharing": "none", "cdfa": False, "normalization": "none", "scale_input": "marker"}, ["scale_input", "heads"]),
+        ({"scale_input": "marker", "target_scale": "raw"}, ["scale_input", "target_scale"]),
         ({"shared_layers": "layer9"}, ["shared_layers", "layer9"]),
         ({"backbone": "resnt18"}, ["backbone", "resnt18"]),
         ({"epochs": 0}, ["epochs = 0"]),
@@ -122,7 +123,7 @@ def test_a_classifier_of_one_class_and_a_marker_that_nobody_used_are_refused() -
         MtlTask.fit(MtlConfig(**TINY), {"energy_kcal": PORTIONS}, ("apple",))
     nowhere = {"energy_kcal": PORTIONS, "extent_w_mm": np.full(len(PORTIONS), NAN)}
     with pytest.raises(CorpusError, match="scale_input = 'marker'"):
-        MtlTask.fit(MtlConfig(**TINY, scale_input="marker"), nowhere, LABELS)
+        MtlTask.fit(MtlConfig(**TINY, scale_input="marker", target_scale="log1p"), nowhere, LABELS)
 
 
 # Target scaling
@@ -211,7 +212,7 @@ def test_a_batch_holds_images_scale_and_targets_with_unknowns_marked() -> None:
 
 def test_a_photo_without_labels_can_be_predicted() -> None:
     rows = make_rows(2)
-    task = make_task(scale_input="marker")
+    task = make_task(scale_input="marker", target_scale="log1p")
     batch = task.prepare({name: rows[name] for name in ("pixels", "extent_w_mm", "extent_h_mm")}, train=False)
     assert batch.keys() == {"image", "scale"}
     with torch.inference_mode():
@@ -219,18 +220,38 @@ def test_a_photo_without_labels_can_be_predicted() -> None:
     assert len(task.predictions(outputs)["energy_kcal"]) == 2
 
 
+def test_at_first_the_portion_grows_with_a_power_of_the_size() -> None:
+    task = make_task(scale_input="marker", target_scale="log1p")
+    rows = make_rows(2)
+    network = task.network().eval()
+    with torch.inference_mode():
+        small, large = (
+            task.predictions(task.forward(network, task.prepare({**rows, "extent_w_mm": side, "extent_h_mm": side}, train=False)))["energy_kcal"]
+            for side in (np.full(2, 100.0), np.full(2, 200.0))
+        )
+    assert np.allclose((large + 1) / (small + 1), 2**SCALE_POWER, rtol=1e-3)
+
+
 def test_scale_features_do_not_change_when_a_box_is_turned() -> None:
     width, height = np.array([30.0, 200.0, 80.0]), np.array([60.0, 50.0, 80.0])
-    features = scale_features(width, height)
-    assert np.array_equal(features, scale_features(height, width))
-    assert np.allclose(features[0], [math.log(math.sqrt(1800) / 100), math.log(2), 1])
-    assert np.allclose(features[2], [math.log(0.8), 0, 1])
+    features = scale_features(width, height, 0.5)
+    assert np.array_equal(features, scale_features(height, width, 0.5))
+    assert np.allclose(features[0], [math.log(math.sqrt(1800) / 100) - 0.5, math.log(2), 1])
+    assert np.allclose(features[2], [math.log(0.8) - 0.5, 0, 1])
 
 
 def test_scale_features_are_zero_where_nothing_is_known() -> None:
-    unknown = scale_features(np.array([NAN, 30.0, 0.0, -1.0, np.inf]), np.array([30.0, NAN, 10.0, 10.0, 10.0]))
+    unknown = scale_features(np.array([NAN, 30.0, 0.0, -1.0, np.inf]), np.array([30.0, NAN, 10.0, 10.0, 10.0]), 0.5)
     assert not unknown.any()
     assert unknown.dtype == np.float32
+
+
+def test_an_unknown_size_counts_as_the_mean_of_the_known_training_sizes() -> None:
+    config = MtlConfig(**TINY, scale_input="marker", target_scale="log1p")
+    sides = np.array([50.0, 200.0, NAN])
+    task = MtlTask.fit(config, {"energy_kcal": np.array([1.0, 2.0, 3.0]), "extent_w_mm": sides, "extent_h_mm": sides}, LABELS)
+    scale_BS = task.prepare(make_rows(3, extent_w_mm=sides, extent_h_mm=sides), train=False)["scale"]
+    torch.testing.assert_close(scale_BS, torch.tensor([[-math.log(2), 0, 1], [math.log(2), 0, 1], [0, 0, 0]]))
 
 
 # Loss

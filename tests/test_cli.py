@@ -1,0 +1,223 @@
+"""Claims about the command line: what is wrong is said at once, with the nearest right thing, and help tells every setting."""
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from foodray.cli import DEMO_SETTINGS, main, named, print_progress
+from foodray.corpus.splits import SplitConfig
+from foodray.storage.store import Store
+from foodray.tasks.base import Optimizer
+from foodray.tasks.mtl import ROWS, MtlConfig, preset
+from foodray.tasks.transform import Augmentation
+from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
+
+ROOT = Path(__file__).parents[1]
+TRAIN = ["train", "mtl", "--corpus", "no/corpus", "--results", "no/results"]
+Said = tuple[int, str]
+
+
+class StoppedError(Exception):
+    """Instead of training."""
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], Said]:
+    """Runs a command that must end by itself before Ray starts: its exit code and its words, without frames and line breaks."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("ray.init", lambda *_, **__: pytest.fail("Ray was started"))
+
+    def run(arguments: list[str]) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), words(captured.out + captured.err)
+
+    return run
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], RunConfig[MtlConfig]]:
+    """The config that a training command would run."""
+    seen: list[RunConfig[MtlConfig]] = []
+
+    def stop(config: RunConfig[MtlConfig], *_: Any, **__: Any) -> None:
+        seen.append(config)
+        raise StoppedError
+
+    monkeypatch.setattr("foodray.training.run.train", stop)
+
+    def run(arguments: list[str]) -> RunConfig[MtlConfig]:
+        with pytest.raises(StoppedError):
+            main(arguments)
+        return seen[-1]
+
+    return run
+
+
+def words(text: str) -> str:
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+WRONG = {
+    "a flag": ([*TRAIN, "--task.epoch", "3"], "--task.epochs"),
+    "a flag of the loop": ([*TRAIN, "--loop.batchsize", "3"], "--loop.batch-size"),
+    "a preset": ([*TRAIN, "--preset", "papper"], "invalid choice 'papper' for argument '--preset'. Expected one of ('default', 'paper', 'sgd')"),
+    "a row": ([*TRAIN, "--row", "sps_cfda"], "'sps_cdfa'"),
+    "a backbone": ([*TRAIN, "--task.backbone", "resnet81"], "backbone = 'resnet81' is not a timm model; did you mean 'resnet18'?"),
+    "a level": ([*TRAIN, "--task.shared-layers", "layer9"], "shared_layers = 'layer9' is unknown; did you mean 'layer3'?"),
+    "a family": (["train", "mlt"], "did you mean 'mtl'?"),
+    "no family": (["train"], "choose from: mtl"),
+    "a command": (["demmo"], "demo, sample, check, import, index, train, show"),
+    "a layout": (["import", "ecufstd", "a", "b"], "'ecustfd', 'folders'"),
+    "a number": ([*TRAIN, "--loop.batch-size", "many"], "Error parsing --loop.batch-size"),
+    "a missing corpus": (["train", "mtl", "--results", "r"], "--corpus STR Location of the corpus, local or s3://. (required)"),
+    "a flag of another command": (["sample", "out", "--num-participant", "3"], "--num-participants"),
+}
+IMPOSSIBLE = {
+    "features of one tower joined": (["--row", "classification", "--task.cdfa"], "cdfa joins the features of two towers, but heads = 'classification'"),
+    "soft sharing of one tower": (["--row", "portion", "--task.sharing", "soft"], "sharing = 'soft' needs both heads, but heads = 'portion'"),
+    "norm of what is not joined": (["--row", "sps", "--task.normalization", "ln"], "normalization = 'ln' needs cdfa"),
+    "half precision on the CPU": (["--loop.precision", "fp16"], "loop.precision = 'fp16' needs workers.use_gpu"),
+    "more shares than samples": (["--loop.batch-size", "4", "--loop.accumulate", "3", "--workers.num-workers", "2"], "workers x accumulate = 6"),
+    "no batch": (["--loop.batch-size", "0"], "loop.batch_size = 0 must be >= 1"),
+    "a fold beyond the folds": (["--split.fold", "5"], "0 <= fold = 5 < test_folds"),
+    "a negative rate": (["--task.optimizer.lr", "-1"], "lr = -1.0 must be > 0"),
+    "a name with a path": (["--name", "../other"], "name = '../other' must be a plain folder name"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_not_known_ends_with_code_2_and_names_what_is(kind: str, said: Callable[[list[str]], Said]) -> None:
+    arguments, hint = WRONG[kind]
+    code, text = said(arguments)
+    assert code == 2
+    assert hint in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_settings_that_contradict_each_other_are_refused_by_name_before_ray_starts(kind: str, said: Callable[[list[str]], Said]) -> None:
+    arguments, reason = IMPOSSIBLE[kind]
+    code, text = said([*TRAIN, *arguments])
+    assert code == 2
+    assert reason in text
+
+
+def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_it(said: Callable[[list[str]], Said], tmp_path: Path) -> None:
+    code, text = said(["train", "mtl", "--corpus", str(tmp_path / "none"), "--results", str(tmp_path / "runs")])
+    assert code == 1
+    assert "foodray index STUDY" in text
+
+
+@pytest.mark.parametrize("command", ["demo", "sample", "check", "import", "index", "train", "show"])
+def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
+    code, text = said([command, "--help"])
+    assert code == 0
+    assert f"usage: foodray {command}" in text
+
+
+def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
+    code, text = said(["--help"])
+    assert code == 0
+    assert "{demo,sample,check,import,index,train,show}" in text
+
+
+def sentences(kind: type) -> dict[str, str]:
+    """The text below each field of a config."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    texts = [after.value.value if isinstance(after, ast.Expr) else "" for after in [*body[1:], ast.Pass()]]
+    return {line.target.id: text for line, text in zip(body, texts, strict=True) if isinstance(line, ast.AnnAssign)}
+
+
+@pytest.mark.parametrize("kind", [RunConfig, LoopConfig, WorkerConfig, SplitConfig, MtlConfig, Optimizer, Augmentation])
+def test_the_help_of_training_shows_the_sentence_of_every_setting(kind: type, said: Callable[[list[str]], Said]) -> None:
+    _, text = said([*TRAIN[:2], "--help"])
+    for name, sentence in sentences(kind).items():
+        if name in ("task", "split", "loop", "workers", "optimizer", "augmentation"):  # groups: their fields are shown
+            continue
+        assert sentence, f"{kind.__name__}.{name} has no sentence"
+        assert words(sentence) in text, f"{kind.__name__}.{name}"
+        assert f"{name.replace('_', '-')} " in text
+
+
+def test_the_job_script_is_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "jobs/train_mtl.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: foodray train mtl" in done.stdout
+
+
+def test_importing_the_command_line_starts_and_loads_nothing_heavy() -> None:
+    code = "import foodray.cli, sys; print([name for name in ('ray', 'torch', 'timm', 'pandas') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout.strip() == "[]"
+
+
+class TestParsing:
+    @pytest.mark.parametrize("row", ROWS)
+    @pytest.mark.parametrize("start", ["default", "paper", "sgd"])
+    def test_preset_and_row_give_the_settings_of_their_names(self, start: str, row: str, parsed: Callable[[list[str]], RunConfig[MtlConfig]]) -> None:
+        assert parsed([*TRAIN, f"--preset={start}", "--row", row]).task == preset(start, row)
+
+    def test_a_flag_changes_its_setting_and_no_other(self, parsed: Callable[[list[str]], RunConfig[MtlConfig]]) -> None:
+        plain, changed = parsed(TRAIN), parsed([*TRAIN, "--task.optimizer.lr", "0.5", "--workers.num-workers", "3", "--task.augmentation.no-flip"])
+        assert (changed.task.optimizer.lr, changed.workers.num_workers, changed.task.augmentation.flip) == (0.5, 3, False)
+        assert changed.loop == plain.loop == LoopConfig()
+        assert changed.split == plain.split == SplitConfig()
+
+    def test_a_run_without_a_name_gets_one_from_what_it_computes(self, parsed: Callable[[list[str]], RunConfig[MtlConfig]]) -> None:
+        name = parsed(TRAIN).name
+        assert re.fullmatch(r"mtl-[0-9a-f]{8}", name)
+        assert parsed([*TRAIN, "--workers.num-workers", "2"]).name == name
+        assert parsed([*TRAIN, "--loop.seed", "1"]).name != name
+        assert named(RunConfig(task=MtlConfig(), corpus="c", results="r", name="mine"), "mtl").name == "mine"
+
+    def test_the_settings_of_the_demo_are_settings(self, parsed: Callable[[list[str]], RunConfig[MtlConfig]]) -> None:
+        config = parsed([*TRAIN, *DEMO_SETTINGS])
+        assert config.task.weights == "random"  # the demo needs no network
+
+
+class TestShow:
+    METRICS: ClassVar = {
+        "test": {"accuracy": 0.75, "mae_kcal": 40.0, "mccr": 0.5, "mccr_constant": 1.0, "num_correct": 6, "num_both": 8, "mae_correct": 24.0, "ep_item": 0.2},
+        "baselines": {"median": {"mae_kcal": 80.0, "ep_item": 0.4}},
+        "num_samples": {"test": 8, "train": 20, "val": 6},
+        "num_participants": {"test": 2, "train": 5, "val": 2},
+        "kept_epoch": 3,
+        "sample_data": True,
+    }
+
+    def test_a_folder_that_is_no_run_is_an_error_that_says_so(self, said: Callable[[list[str]], Said], tmp_path: Path) -> None:
+        code, text = said(["show", str(tmp_path)])
+        assert code == 2
+        assert f"{tmp_path} is not a finished run (no run.json)" in text
+
+    def test_the_table_says_what_the_numbers_are_of(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        store = Store(str(tmp_path))
+        store.write("metrics.json", json.dumps(self.METRICS).encode())
+        store.write("run.json", json.dumps({"split": {"method": "augment_then_split_leaky"}}).encode())
+        main(["show", str(tmp_path)])
+        text = words(capsys.readouterr().out)
+        assert "test side: 8 samples of 2 participants" in text
+        assert "MAE kcal" in text
+        assert "this model 75.0% 40.0 24.0 20.0%" in text
+        assert "median - 80.0 - 40.0%" in text
+        assert "RENDERED SAMPLE DATA" in text
+        assert "THE SPLIT LEAKS" in text
+        assert "MCCR 0.5000 with C = 1, |I| = 6 correct of N = 8" in text
+
+
+@pytest.mark.parametrize(("eta_s", "shown"), [(125, "2:05 left"), (None, "starting"), (0, "0:00 left")])
+def test_a_line_of_progress_tells_epoch_speed_time_left_and_the_latest_validation(eta_s: int | None, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {"stage": "joint", "epoch": 2, "epochs": 9, "step": 5, "steps": 40, "samples_per_s": 81.3, "eta_s": eta_s}
+    print_progress({**record, "latest": {"val_accuracy": 0.5, "val_mae_kcal": 61.25}})
+    line = capsys.readouterr().out
+    assert all(part in line for part in ("joint epoch 2/9", "step 5/40", "81 samples/s", shown, "accuracy 50.0%", "MAE 61.2 kcal"))
