@@ -200,8 +200,8 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
 
 DEMO_SETTINGS = [
-    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "96", "--task.epochs", "14"),
-    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16"),
+    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "32"),
+    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "2"),
 ]
 
 

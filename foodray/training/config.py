@@ -70,8 +70,8 @@ class WorkerConfig:
     """Logical CPUs that Ray reserves for a worker."""
     threads: int = 0
     """Torch threads of a worker on the CPU; 0 shares the node's cores among its workers."""
-    decode_tasks: int = 2
-    """Ray Data tasks that augment at a time, for each worker."""
+    augment_tasks: int = 0
+    """Ray Data tasks that prepare batches at a time, for each worker; 0 takes 4 beside a GPU and 1 beside a CPU."""
     max_failures: int = 3
     """How often a lost worker is replaced before the run fails."""
 

@@ -99,8 +99,8 @@ class PoolFeed:
     pool: Pool
     task: Task
     seed: int
-    decode_tasks: int = 2
-    """Ray Data tasks that augment at a time, per rank."""
+    augment_tasks: int = 1
+    """Ray Data tasks that prepare batches at a time, per rank."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Whole batches in an epoch; the rest of a permutation waits for the next one. At least one step."""
@@ -116,7 +116,7 @@ class PoolFeed:
             stop = min(start + STEPS_PER_PIPELINE, last_step)
             steps = ray.data.range(stop - start, override_num_blocks=max(1, (stop - start) // STEPS_PER_TASK))
             prepare = PrepareSteps(feed, order, part, start)
-            batches = steps.map_batches(prepare, batch_size=STEPS_PER_TASK, compute=TaskPoolStrategy(size=self.decode_tasks))
+            batches = steps.map_batches(prepare, batch_size=STEPS_PER_TASK, compute=TaskPoolStrategy(size=self.augment_tasks))
             for block in batches.iter_batches(batch_size=None, prefetch_batches=2):
                 yield from _unpack(block)
 

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from foodray.training.data import PoolFeed, load_samples
 from foodray.training.run import Run, make_plan, train
 
 Config = RunConfig[MtlConfig]
-EPOCHS = 24
-CHECKPOINT_EVERY = 8
+EPOCHS = 16
+CHECKPOINT_EVERY = 6  # of the 4 steps an epoch has: most checkpoints lie inside an epoch
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def config(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
         results=str(tmp_path_factory.mktemp("runs")),
         name="one",
         split=SplitConfig(test_folds=3, val_folds=3),
-        loop=LoopConfig(batch_size=8, checkpoint_every=CHECKPOINT_EVERY, evaluate_every=6, clip_norm=1.0, ema_decay=0.9),
+        loop=LoopConfig(batch_size=8, checkpoint_every=CHECKPOINT_EVERY, evaluate_every=4, clip_norm=1.0, ema_decay=0.9),
     )
 
 
@@ -165,11 +167,13 @@ def test_two_workers_reach_what_one_worker_reaches(one: Run, config: Config) -> 
     assert table(two)["pred_energy_kcal"].to_numpy() == pytest.approx(table(one)["pred_energy_kcal"].to_numpy(), rel=0.05, abs=5)
 
 
-def test_a_killed_worker_changes_nothing_but_the_time(one: Run, config: Config) -> None:
-    killer = Killer(Store(config.results).sub("killed"))
-    killed = train(replace(config, name="killed"), MtlTask, progress=killer)
-    assert killer.killed_at is not None, "no worker was killed"
-    assert CHECKPOINT_EVERY <= killer.killed_at < killer.steps
+def test_a_killed_worker_costs_a_checkpoint_interval_and_changes_nothing_else(one: Run, config: Config) -> None:
+    told: list[dict[str, Any]] = []
+    with Killer(Path(config.results) / "killed") as killer:
+        killed = train(replace(config, name="killed"), MtlTask, progress=told.append)
+    assert killer.killed_at, "no worker was killed"
+    after = [line["step"] for line in told if line["at"] > killer.killed_at]
+    assert min(after) > CHECKPOINT_EVERY  # it went on from a checkpoint, not from the start
     assert killed.metrics["test"] == one.metrics["test"]
     assert killed.metrics["val"] == one.metrics["val"]
     assert killed.metrics["kept_epoch"] == one.metrics["kept_epoch"]
@@ -179,18 +183,26 @@ def test_a_killed_worker_changes_nothing_but_the_time(one: Run, config: Config) 
 
 
 class Killer:
-    """Follows a run's progress and sends SIGKILL to its training process once, after the first checkpoint is stored."""
+    """Sends SIGKILL to a run's training process once, as soon as its second checkpoint is being stored."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.killed_at, self.steps = store, None, 0
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.killed_at, self.over = folder, 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    killed_at: int | None
+    def __enter__(self) -> "Killer":
+        self.thread.start()
+        return self
 
-    def __call__(self, record: dict[str, Any]) -> None:
-        self.steps = record["steps"]
-        if self.killed_at is None and any(key.endswith("state.pt") for key in self.store.list("checkpoints")):
-            os.kill(training_process().pid, signal.SIGKILL)
-            self.killed_at = record["step"]
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.02):
+            if len(list(self.folder.glob("checkpoints/**/state.pt"))) >= 2 and not (self.folder / "parts").exists():
+                os.kill(training_process().pid, signal.SIGKILL)
+                self.killed_at = time.time()
+                return
 
 
 def training_process() -> psutil.Process:
