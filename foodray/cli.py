@@ -191,7 +191,7 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
     store = Store(folder)
     if not store.exists("study/images.csv"):
         print("1/3  rendering a sample study (synthetic photos: a demonstration, never a result)")
-        sample(store.uri("study"), seed=seed)
+        sample(store.uri("study"), num_participants=40, seed=seed)
     if not store.exists("corpus/corpus.json"):
         print("2/3  indexing it into a corpus")
         index(store.uri("study"), store.uri("corpus"))
@@ -200,7 +200,7 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
 
 DEMO_SETTINGS = [
-    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "32"),
+    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "20"),
     *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "2"),
 ]
 

@@ -137,19 +137,12 @@ class TestResume:
         assert same_bits(weights(resumed), weights(straight))
         assert resumed.history == straight.history
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="Loop._stage resets modules with whatever the generator holds: the last step's state in a straight run, the seed's in a resumed one",
-    )
     def test_a_run_resumed_before_a_stage_that_resets_ends_with_the_same_bits(self) -> None:
         task = toy_task(stage("first"), stage("second", reset=("class_head",)))
         recorder = Recorder()
         straight = trained(task, recorder=recorder)
         assert same_bits(weights(trained(task, state=recorder.state(0, STEPS))), weights(straight))
 
-    @pytest.mark.xfail(
-        strict=True, reason="_Step.totals are not in the checkpoint: the epoch in which a run is resumed reports its training loss over a part only"
-    )
     def test_a_resumed_run_has_the_history_of_an_uninterrupted_one(self) -> None:
         recorder = Recorder()
         straight = trained(toy_task(), recorder=recorder, checkpoint_every=3)
@@ -215,9 +208,6 @@ class TestStages:
         assert {"", "portion.bn1", "portion_head"} <= trained_names
         assert not {"classifier.bn1", "class_head", "adapt.whole.0"} & trained_names
 
-    @pytest.mark.xfail(
-        strict=True, reason="the clock keeps its origin over stages, but steps count from zero in each: speed and time left of a later stage are wrong"
-    )
     def test_the_speed_of_every_stage_is_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = FakeClock()
         monkeypatch.setattr("foodray.training.loop.time", clock)
@@ -267,7 +257,6 @@ class TestKept:
         assert loop.kept.epoch == 1 + int(np.argmin(scores))
         assert loop.kept.objective == min(scores)
 
-    @pytest.mark.xfail(strict=True, reason="nothing is less than nan: an epoch whose objective is nan (the first one) is kept over every later one")
     def test_an_epoch_that_could_not_be_measured_is_not_the_best(self) -> None:
         loop = trained(toy_task(stage(epochs=3), objectives=(math.nan, 2.0, 1.0)))
         assert loop.kept.epoch == 3

@@ -19,7 +19,6 @@ from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
 from foodray.errors import ClusterError, ConfigError, CorpusError, ExistsError, StorageError
 from foodray.storage.bundle import read_bundle
-from foodray.storage.store import Store
 from foodray.tasks import task_of
 from foodray.tasks.base import Optimizer
 from foodray.tasks.mtl import MtlConfig, MtlTask
