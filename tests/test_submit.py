@@ -100,7 +100,11 @@ def test_a_submitted_job_trains_from_s3_to_s3_and_a_killed_one_resubmitted_gives
     while not (store.exists("progress.json") and json.loads(store.read("progress.json"))["step"] >= 25):
         assert time.monotonic() < deadline, "the job did not get to step 25"
         time.sleep(0.2)
-    drivers = [process for process in psutil.process_iter(["cmdline"]) if "jobs/train_mtl.py" in (process.info["cmdline"] or []) and "killed" in process.info["cmdline"]]
+    drivers = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "jobs/train_mtl.py" in (process.info["cmdline"] or []) and "killed" in process.info["cmdline"]
+    ]
     assert drivers, "no driver process found"
     for process in drivers:
         process.kill()

@@ -82,7 +82,9 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     store.write("split.parquet", _split_table(plan), replace=True)
     started = time.monotonic()
     samples = load_samples(corpus, plan.samples, plan.task)
-    feed = PoolFeed(store=samples, pool=plan.pool, task=plan.task, seed=config.loop.seed, augment_tasks=config.workers.augment_tasks or (4 if config.workers.use_gpu else 1))
+    feed = PoolFeed(
+        store=samples, pool=plan.pool, task=plan.task, seed=config.loop.seed, augment_tasks=config.workers.augment_tasks or (4 if config.workers.use_gpu else 1)
+    )
     with _follow(store, progress):
         _fit(config, store, Assignment(task=plan.task, feed=feed, loop=config.loop, workers=config.workers, store=store, data=_data_card(corpus, plan)))
     return _finish(store, config, corpus, plan, time.monotonic() - started)

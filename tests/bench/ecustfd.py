@@ -70,7 +70,15 @@ def main(
                 task = replace(task, scale_input="marker", target_scale="log1p")
             name = f"{target}-{side_px}px-{epochs}-{scale}-{row}-{seed}"
             loop = LoopConfig(precision="bf16", seed=seed, eval_batch_size=128)
-            config = RunConfig(task=task, corpus=store.uri("corpus"), results=store.uri("runs"), name=name, loop=loop, split=SplitConfig(fold=seed), workers=WorkerConfig(threads=threads))
+            config = RunConfig(
+                task=task,
+                corpus=store.uri("corpus"),
+                results=store.uri("runs"),
+                name=name,
+                loop=loop,
+                split=SplitConfig(fold=seed),
+                workers=WorkerConfig(threads=threads),
+            )
             logging.info("=== %s", name)
             done.setdefault(row, []).append(train(config, MtlTask, progress=print_progress))
     table = "\n".join(_table(done, UNITS[target]))
