@@ -69,9 +69,8 @@ def sample(out: Positional[str], num_participants: int = 24, num_days: int = 2, 
     from foodray.storage.store import Store
 
     made = generate_sample_study(Store(out), SampleConfig(num_participants=num_participants, num_days=num_days, seed=seed))
-    print(
-        f"{out}: {made.num_images} rendered photos of {made.num_participants} participants, {made.num_items} items; {made.num_broken} of the files broken on purpose"
-    )
+    counts = f"{made.num_images} rendered photos of {made.num_participants} participants, {made.num_items} items"
+    print(f"{out}: {counts}; {made.num_broken} of the files broken on purpose")
 
 
 def check(study: Positional[str], photos_root: str | None = None) -> None:
