@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -52,11 +52,13 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _refuse_unknown(kind: Any, values: Mapping[str, Any], where: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    origin = get_origin(kind) or kind
+    given = dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))  # RunConfig[MtlConfig]
+    fields = {field.name: field for field in dataclasses.fields(origin)}
     for key, value in values.items():
         if key not in fields:
             raise ConfigError(f"{where} has no setting {key!r}; {nearest(key, fields)}")
-        inner = fields[key].type
+        inner = given.get(fields[key].type, fields[key].type)
         if isinstance(value, Mapping) and isinstance(inner, type) and dataclasses.is_dataclass(inner):
             _refuse_unknown(inner, value, f"{where}.{key}")
 

@@ -55,6 +55,8 @@ class Corpus:
             info = json.loads(store.read("corpus.json"))
         except FileNotFoundError as error:
             raise CorpusError(f"{store.root} is not a corpus (no corpus.json); build one with: foodray index STUDY {store.root}") from error
+        except ValueError as error:
+            raise CorpusError(f"{store.uri('corpus.json')} is not JSON any more; index the study again in a new place") from error
         if info.get("format") != CORPUS_FORMAT:
             raise CorpusError(f"{store.root} holds a corpus of format {info.get('format')!r}, this version reads {CORPUS_FORMAT!r}; index the study again")
         if not info["num_by_status"].get("ok"):

@@ -80,8 +80,8 @@ def make_pool(samples: Mapping[str, np.ndarray], config: SplitConfig) -> Pool:
         entries = np.concatenate([everything, extra])
         split = _random_split(len(entries), config)
         return Pool(sample=entries, split=split, isometry=np.concatenate([np.zeros(count, np.int8), isometry]))
-    groups, num_merged = merged_groups(samples, config.near_duplicate_bits)
-    split = _manifest_split(samples) if config.method == "manifest" else _grouped_split(samples, groups, config)
+    groups, num_merged = merged_groups(samples, config.near_duplicate_bits) if config.method == "grouped" else (None, 0)
+    split = _manifest_split(samples) if groups is None else _grouped_split(samples, groups, config)
     check_leaks(samples, split, config.near_duplicate_bits)
     extra, isometry = balance(samples["class_name"], np.flatnonzero(split == "train"), config.balance_to, config.seed)
     return Pool(
@@ -141,6 +141,11 @@ def _grouped_split(samples: Mapping[str, np.ndarray], groups: np.ndarray, config
 
 def _folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Folds of whole groups with like shares of each class: the best of 20 draws at keeping no class to a single fold."""
+    if (num_groups := len(np.unique(groups))) < folds:
+        raise SplitError(f"{num_groups} separate groups of participants are left for {folds} folds; lower val_folds, or add participants")
+    labels = classes
+    if np.unique(classes, return_counts=True)[1].max() < folds:
+        labels = np.zeros(len(classes), np.int64)  # every class is too rare to be balanced, and sklearn would refuse
 
     def confined(division: list[tuple[np.ndarray, np.ndarray]]) -> int:
         return sum(len(np.setdiff1d(classes[test], classes[train])) for train, test in division)
@@ -148,7 +153,7 @@ def _folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> li
     with warnings.catch_warnings():  # of classes with fewer samples than folds; the run reports the counts by class
         warnings.simplefilter("ignore", UserWarning)
         draws = (StratifiedGroupKFold(folds, shuffle=True, random_state=seed * 20 + draw) for draw in range(20))
-        return min((list(splitter.split(classes, classes, groups)) for splitter in draws), key=confined)
+        return min((list(splitter.split(labels, labels, groups)) for splitter in draws), key=confined)
 
 
 def _random_split(count: int, config: SplitConfig) -> np.ndarray:
@@ -178,7 +183,7 @@ def check_leaks(samples: Mapping[str, np.ndarray], split: np.ndarray, near_dupli
     """Raise `SplitError` when a sample id, participant, file or near-duplicate is on two sides of the split."""
     for column in ("sample_id", "image_id", "participant_id", "image_sha256"):
         sides: dict[str, str] = {}
-        for value, side in zip(samples[column].astype(str), split, strict=True):
+        for value, side in zip(samples[column].astype(str).tolist(), split.tolist(), strict=True):
             if sides.setdefault(value, side) != side:
                 raise SplitError(f"{column} {value!r} is in both {sides[value]!r} and {side!r}; correct the split column so that each participant has one side")
     pairs = _same_scene(samples, near_duplicate_bits)

@@ -53,7 +53,7 @@ def write_bundle(store: Store, card: Mapping[str, Any], weights: Mapping[str, Te
     }
     full["card_sha256"] = digest(full)
     store.write(WEIGHTS, data, replace=replace)
-    store.write(CARD, json.dumps(full, indent=2, ensure_ascii=False).encode(), replace=replace)
+    store.write(CARD, _text(full), replace=replace)
     return Bundle(card=full, weights=dict(weights))
 
 
@@ -78,9 +78,15 @@ def read_bundle(location: str, *, task: str | None = None) -> Bundle:
     return Bundle(card=card, weights=load_safetensors(data))
 
 
+def _text(card: Mapping[str, Any]) -> bytes:
+    """The one text of a card, so that every byte counts: 1e-05 and 1E-05 are the same number."""
+    return json.dumps(card, indent=2, ensure_ascii=False).encode()
+
+
 def _read_card(store: Store) -> dict[str, Any]:
     try:
-        card = json.loads(store.read(CARD))
+        data = store.read(CARD)
+        card = json.loads(data)
     except FileNotFoundError as error:
         raise BundleError(f"{store.uri(CARD)} is missing: {store.root} is not a bundle folder") from error
     except ValueError as error:
@@ -88,6 +94,6 @@ def _read_card(store: Store) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise BundleError(f"{store.uri(CARD)} is not a {FORMAT} file; it was written by another version or altered")
     found = digest({key: value for key, value in card.items() if key != "card_sha256"})
-    if found != card.get("card_sha256"):
+    if found != card.get("card_sha256") or _text(card) != data:
         raise BundleError(f"{store.uri(CARD)} was altered: its content does not match its own digest; copy it again")
     return card

@@ -70,8 +70,11 @@ class Store:
 
     def arrow(self, key: str = "") -> tuple[arrow_fs.FileSystem, str]:
         """The same place as a pyarrow file system and path, for Parquet readers."""
-        filesystem, path = arrow_fs.FileSystem.from_uri(self.uri(key)) if self.remote else (arrow_fs.LocalFileSystem(), self.uri(key))
-        return filesystem, path
+        if not self.remote:
+            return arrow_fs.LocalFileSystem(), self.uri(key)
+        path = self.uri(key).removeprefix("s3://")
+        # Only the bucket goes through the URI: in the rest a space is an error and a '#' would cut the path.
+        return arrow_fs.FileSystem.from_uri(f"s3://{path.split('/')[0]}")[0], path
 
     def read(self, key: str) -> bytes:
         """The bytes of a key; raises `FileNotFoundError`, `PermissionError` or `StorageError`."""

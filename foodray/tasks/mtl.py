@@ -140,6 +140,8 @@ class MtlTask(Task):
     """Mean of the scaled target over the training samples."""
     target_std: float = 1.0
     """Standard deviation of the scaled target over the training samples."""
+    target_spread: float = 1.0
+    """Standard deviation of the target itself over the training samples, in reported units."""
     size_mean: float = 0.0
     """Mean log size of the training boxes whose scale is known; an unknown size counts as this one."""
 
@@ -160,13 +162,15 @@ class MtlTask(Task):
             raise CorpusError(f"no training item has a value in {config.target}; choose another target, or heads = 'classification'")
         if (truth < 0).any():
             raise CorpusError(f"{int((truth < 0).sum())} training items have a negative {config.target}; correct the study's truth_items")
+        spread = float(truth.std()) or 1.0
         if config.target_scale == "raw":
-            return cls(config=config, labels=labels)
+            return cls(config=config, labels=labels, target_spread=spread)
         scaled = np.log1p(truth) if config.target_scale == "log1p" else truth
         size = scale_features(samples["extent_w_mm"], samples["extent_h_mm"], 0.0)
         known = size[size[:, 2] > 0, 0]
         size_mean = float(known.mean()) if len(known) else 0.0
-        return cls(config=config, labels=labels, target_mean=float(scaled.mean()), target_std=float(scaled.std()) or 1.0, size_mean=size_mean)
+        mean, std = float(scaled.mean()), float(scaled.std()) or 1.0
+        return cls(config=config, labels=labels, target_mean=mean, target_std=std, target_spread=spread, size_mean=size_mean)
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], state: Mapping[str, Any]) -> "MtlTask":
@@ -175,7 +179,8 @@ class MtlTask(Task):
 
     def state(self) -> dict[str, Any]:
         """Labels and target scale."""
-        return {"labels": list(self.labels), "target_mean": self.target_mean, "target_std": self.target_std, "size_mean": self.size_mean}
+        learned = ("target_mean", "target_std", "target_spread", "size_mean")
+        return {"labels": list(self.labels), **{name: getattr(self, name) for name in learned}}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -251,7 +256,8 @@ class MtlTask(Task):
     def unscale_target(self, value_B: Tensor) -> Tensor:
         """Network units to reported units."""
         value_B = self._bounded(value_B.double()) * self.target_std + self.target_mean
-        return torch.expm1(value_B) if self.config.target_scale == "log1p" else value_B
+        portion_B = torch.expm1(value_B) if self.config.target_scale == "log1p" else value_B
+        return portion_B.clamp_min(0) if self.config.nonnegative else portion_B
 
     def _bounded(self, value_B: Tensor) -> Tensor:
         """With `nonnegative`, softplus about the network's value for a portion of zero."""
@@ -281,7 +287,7 @@ class MtlTask(Task):
         known_B = torch.ones_like(batch["class_id"], dtype=torch.bool)
         if "logits_BC" in outputs:
             known_B &= batch["class_id"] >= 0
-            for name in ("accuracy", "accuracy_macro", "accuracy_top5"):
+            for name in ("accuracy", "accuracy_macro", "accuracy_top5") if known_B.any() else ():
                 metrics[name].update(outputs["logits_BC"][known_B].float(), batch["class_id"][known_B])
         if "portion_B" not in outputs:
             return
@@ -301,8 +307,7 @@ class MtlTask(Task):
         error = 1 - metrics["accuracy"] if self.config.heads != "portion" else 0.0
         if self.config.heads == "classification":
             return error
-        spread = self.target_std if self.config.target_scale == "standardize" else 1.0
-        return error + metrics[f"mae_{self.config.unit}"] / spread
+        return error + metrics[f"mae_{self.config.unit}"] / self.target_spread
 
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """class_id, class_name, class_prob, topk_class_name, topk_prob, and the portion under the target's name."""
@@ -321,8 +326,9 @@ class MtlTask(Task):
         """Mean, median and class median of the training portions, and the most frequent class, on the test rows."""
         found: dict[str, dict[str, float]] = {}
         if self.config.heads != "portion":
-            names, counts = np.unique(train["class_name"].astype(str), return_counts=True)
-            found["most frequent class"] = {"accuracy": float((test["class_name"] == names[counts.argmax()]).mean())}
+            known = [rows["class_name"][rows["class_name"] != None] for rows in (train, test)]  # noqa: E711
+            names, counts = np.unique(known[0].astype(str), return_counts=True)
+            found["most frequent class"] = {"accuracy": float((known[1] == names[counts.argmax()]).mean())}
         if self.config.heads != "classification":
             found |= portion_baselines(train, test, predicted, self.config.target)
         return found
@@ -349,7 +355,7 @@ def portion_baselines(train: Rows, test: Rows, predicted: Rows, target: str) -> 
     unit = UNITS[target]
     known = np.isfinite(train[target])
     values, names = train[target][known], train["class_name"][known]
-    medians = {name: float(np.median(values[names == name])) for name in np.unique(names.astype(str))}
+    medians = {name: float(np.median(values[names == name])) for name in set(names) - {None}}
     overall = float(np.median(values))
 
     def by_class(class_names: np.ndarray) -> np.ndarray:

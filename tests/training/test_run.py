@@ -21,25 +21,24 @@ from foodray.errors import ClusterError, ConfigError, CorpusError, ExistsError, 
 from foodray.storage.bundle import read_bundle
 from foodray.tasks import task_of
 from foodray.tasks.base import Optimizer
-from foodray.tasks.mtl import MtlConfig, MtlTask
+from foodray.tasks.mtl import ROWS, MtlConfig, MtlTask
 from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 from foodray.training.data import PoolFeed, load_samples
 from foodray.training.run import Run, make_plan, train
 
 Config = RunConfig[MtlConfig]
-EPOCHS = 16
+EPOCHS = 12
 CHECKPOINT_EVERY = 6  # an epoch has 5 steps: most checkpoints lie inside one
 
 
 @pytest.fixture(scope="module")
 def config(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Without BatchNorm and dropout, so that the number of workers makes no difference."""
+    """One small tower without BatchNorm and dropout, so that the number of workers makes no difference."""
     task = MtlConfig(
+        **ROWS["hps"],
         backbone="test_convnext",
-        normalization="ln",
         weights="random",
         side_px=32,
-        sharing_weight=1e-3,
         epochs=EPOCHS,
         optimizer=Optimizer(name="sgd", lr=0.02, warmup_fraction=0.1),
     )
