@@ -71,7 +71,8 @@ class Run:
 def train(config: RunConfig[Any], family: type[Task], progress: Progress | None = None) -> Run:
     """Train one model of a family; raises a `FoodrayError` before a long wait wherever that is possible."""
     store = Store(config.results).sub(config.name)
-    if _claim(store, config, family):
+    wanted = {"family": family.name, **to_plain(config), "corpus": Store(config.corpus).root, "results": Store(config.results).root}
+    if _is_finished(store, wanted):
         log.info("run %s is finished already: nothing to do", store.root)
         return Run.open(store.root)
     corpus = Corpus.open(config.corpus)
@@ -79,6 +80,7 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     connect()
     check_resources(config.workers)
     check_storage(Store(config.results), corpus)
+    store.write("config.json", json.dumps(wanted, indent=2).encode(), replace=True)  # now, so that a refused command may be corrected
     store.write("split.parquet", _split_table(plan), replace=True)
     started = time.monotonic()
     samples = load_samples(corpus, plan.samples, plan.task)
@@ -119,15 +121,13 @@ def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Pla
     return plan
 
 
-def _claim(store: Store, config: RunConfig[Any], family: type[Task]) -> bool:
-    """Whether the run is finished; writes config.json for a new one, raises `ExistsError` for another one's folder."""
-    wanted = {"family": family.name, **to_plain(config)}
+def _is_finished(store: Store, wanted: dict[str, Any]) -> bool:
+    """Whether the run is there and finished; raises `ExistsError` for a folder that is another run's, or no run's."""
     try:
         found = json.loads(store.read("config.json"))
     except FileNotFoundError:
         if store.list():
             raise ExistsError(f"{store.root} exists and is not a run; choose another name") from None
-        store.write("config.json", json.dumps(wanted, indent=2).encode())
         return False
     # Where a run is computed may change when it is continued; what is computed may not.
     changed = differences({**found, "workers": None}, {**wanted, "workers": None})

@@ -14,6 +14,7 @@ import psutil  # Ray brings its own
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
@@ -62,6 +63,14 @@ def told() -> list[dict[str, Any]]:
 def one(config: Config, told: list[dict[str, Any]]) -> Run:
     """A run that nothing disturbed."""
     return train(config, MtlTask, progress=told.append)
+
+
+class StoppedError(Exception):
+    """Instead of going on."""
+
+
+def stop(*_: object) -> None:
+    raise StoppedError
 
 
 def table(run: Run) -> pd.DataFrame:
@@ -135,9 +144,6 @@ class TestTheSameRunAgain:
     def test_a_finished_run_may_be_asked_for_with_other_workers(self, one: Run, config: Config) -> None:
         assert train(replace(config, workers=WorkerConfig(num_workers=2)), MtlTask).info == one.info
 
-    @pytest.mark.xfail(
-        strict=True, raises=ExistsError, reason="_claim compares the spelling of results and corpus: a slash at the end, or a moved folder, is another run"
-    )
     def test_a_run_is_the_same_however_its_places_are_spelt(self, one: Run, config: Config) -> None:
         spelt = replace(config, results=config.results + "/", corpus=f"{Path(config.corpus).parent}/./{Path(config.corpus).name}/")
         assert train(spelt, MtlTask).info == one.info
@@ -226,21 +232,37 @@ class TestRefusals:
         with pytest.raises(CorpusError, match=rf"{tmp_path}/nowhere is not a corpus .*foodray index"):
             train(replace(config, corpus=str(tmp_path / "nowhere"), results=str(tmp_path)), MtlTask)
 
-    @pytest.mark.xfail(
-        strict=True, raises=ExistsError, reason="config.json is written before the corpus is opened: the corrected command finds a run with other settings"
-    )
     def test_a_command_corrected_after_a_refusal_may_keep_its_name(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(CorpusError):
             train(replace(config, corpus=str(tmp_path / "nowhere"), results=str(tmp_path)), MtlTask)
         monkeypatch.setattr("foodray.training.run.connect", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedError):
             train(replace(config, results=str(tmp_path)), MtlTask)
 
-    def test_an_error_in_a_worker_arrives_as_it_was_raised(self, config: Config, tmp_path: Path) -> None:
+    def test_weights_that_are_not_there_are_refused_before_anything_is_launched(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("foodray.training.run._fit", stop)
         lost = replace(config.task, weights=str(tmp_path / "lost.safetensors"))
         with pytest.raises(ConfigError, match=r"lost\.safetensors"):
-            train(replace(config, task=lost, results=str(tmp_path), workers=WorkerConfig(max_failures=0)), MtlTask)
+            train(replace(config, task=lost, results=str(tmp_path)), MtlTask)
 
 
-def stop() -> None:
-    raise KeyboardInterrupt
+class TestFailures:
+    """What a failed `TorchTrainer.fit` becomes; Ray hands the workers' own exceptions over in `worker_failures`."""
+
+    def fail(self, error: Exception, config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fit(trainer: object) -> None:
+            raise WorkerGroupError(f"[Rank 0 Error Snippet]:\nTraceback (most recent call last):\n{type(error).__name__}: {error}", {0: error})
+
+        monkeypatch.setattr("foodray.training.run.TorchTrainer.fit", fit)
+        train(replace(config, results=str(folder)), MtlTask)
+
+    def test_an_error_of_foodray_in_a_worker_arrives_as_it_was_raised(self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ConfigError, match=r"^weights do not fit$"):
+            self.fail(ConfigError("weights do not fit"), config, tmp_path, monkeypatch)
+
+    def test_any_other_error_names_its_last_line_and_shows_the_traceback(
+        self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(ClusterError, match=r"ValueError: expected more than 1 value"):
+            self.fail(ValueError("expected more than 1 value"), config, tmp_path, monkeypatch)
+        assert "Traceback (most recent call last)" in caplog.text
