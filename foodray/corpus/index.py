@@ -142,6 +142,9 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
     store.write("refused.csv", _csv(refused.select(["image_id", "image_uri", "participant_id", "status", "reason_code", "reason_detail"])))
     labels = sorted({item["class_name"] for items in _items(table) for item in items if item["class_name"]})
     reasons = refused["reason_code"].drop_null().value_counts().to_pylist()
+    num_unplaced = study.truth_items["image_id"].null_count
+    if num_unplaced:
+        log.warning("%d truth items name an occasion but no photo: they are not in the corpus, which is made of photos", num_unplaced)
     info = {
         "format": CORPUS_FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -150,6 +153,7 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
         "num_by_status": counts,
         "num_by_reason": {row["values"]: row["counts"] for row in reasons},
         "num_items": sum(len(items) for items in _items(table)),
+        "num_truth_items_without_photo": num_unplaced,
         "num_participants": len(set(table["participant_id"].to_pylist())),
         "labels": labels,
         "content_sha256": Corpus.content_digest(table),
