@@ -44,7 +44,7 @@ from foodray.tasks.base import Rows, Task
 from foodray.training.cluster import check_resources, check_storage, connect
 from foodray.training.config import RunConfig
 from foodray.training.data import PoolFeed, load_samples
-from foodray.training.worker import Assignment, train_worker
+from foodray.training.worker import Assignment, train_worker, with_local_weights
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]
@@ -80,6 +80,7 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     connect()
     check_resources(config.workers)
     check_storage(Store(config.results), corpus)
+    with_local_weights(plan.task).network()  # weights that cannot be had, or layers that are not there, fail here and not in every worker
     store.write("config.json", json.dumps(wanted, indent=2).encode(), replace=True)  # now, so that a refused command may be corrected
     store.write("split.parquet", _split_table(plan), replace=True)
     started = time.monotonic()
@@ -168,6 +169,7 @@ def _own_error(error: TrainingFailedError) -> Exception:
             if isinstance(cause, FoodrayError):
                 return cause
             cause = getattr(cause, "cause", None) or cause.__cause__
+    log.error("%s", error)
     return ClusterError(f"training failed: {str(error).strip().splitlines()[-1] if str(error).strip() else error!r}; the workers' traceback is above")
 
 
