@@ -3,7 +3,7 @@
 Everything here is importable by its module name, so that spawned ranks can build the same task and feed.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -162,6 +162,3 @@ def largest_difference(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) 
 def same_bits(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
     """Whether two states are equal to the last bit."""
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-Scenario = Callable[[], dict[str, Any]]
