@@ -21,7 +21,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r infra/bootstrap.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --require-hashes --compile-bytecode infra/requirements.txt infra/bootstrap.txt
-	$(BIN)/python -c 'import pathlib, site; pathlib.Path(site.getsitepackages()[0], "foodray.pth").write_text(str(pathlib.Path.cwd()))'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 demo: .venv/installed

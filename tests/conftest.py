@@ -1,6 +1,7 @@
 """What all tests share: one Ray, one S3 server in a process of its own, and the folder of real data where there is one."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -23,7 +24,13 @@ BUCKET = "foodray-tests"
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """An empty bucket of an S3 server on this machine, as "s3://bucket"; AWS_* then name the server, here and in Ray's workers."""
+    """An empty place on an S3 server, as "s3://bucket…"; AWS_* then name the server, here and in Ray's workers.
+
+    The server is moto on this machine, or, with FOODRAY_TEST_S3=s3://bucket and AWS_* set, a real one: a new prefix there.
+    """
+    if os.environ.get("FOODRAY_TEST_S3"):
+        yield f"{os.environ['FOODRAY_TEST_S3']}/tests-{secrets.token_hex(4)}"
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -221,3 +221,9 @@ def test_a_line_of_progress_tells_epoch_speed_time_left_and_the_latest_validatio
     print_progress({**record, "latest": {"val_accuracy": 0.5, "val_mae_kcal": 61.25}})
     line = capsys.readouterr().out
     assert all(part in line for part in ("joint epoch 2/9", "step 5/40", "81 samples/s", shown, "accuracy 50.0%", "MAE 61.2 kcal"))
+
+
+def test_every_command_the_readme_and_the_makefile_type_is_installed() -> None:
+    typed = set(re.findall(r"(?:\.venv/bin|\$\(BIN\))/([\w.-]+)", (ROOT / "README.md").read_text() + (ROOT / "Makefile").read_text()))
+    assert "foodray" in typed
+    assert {name for name in typed if not (Path(sys.executable).parent / name).exists()} == set()

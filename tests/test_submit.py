@@ -1,7 +1,7 @@
 """The job as a user submits it: `ray job submit` to a running head with token authentication, corpus and results on S3.
 
 Slow (a head, three jobs): `make acceptance`. The S3 server is moto in a process of its own, or, with FOODRAY_TEST_S3 set to
-an `s3://bucket` and AWS_* to a real server, that one.
+an `s3://bucket` and AWS_* to a real server, that one (see conftest).
 """
 
 import json

@@ -32,9 +32,9 @@ def cut_corpus(corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits:
     The object store holds len(sample_ids) x stored_px^2 x 3 bytes and spills to disk beyond its size.
     """
     # One task a shard, from a list: Ray's own Parquet reader starts actors to list files and read footers first.
-    shards = [key for key in corpus.store.list("photos") if key.endswith(".parquet")]
+    shards = corpus.shards()
     with counted(f"cutting squares of {spec.stored_px} px", total=len(sample_ids), unit="samples") as tally:
-        cutter = Cutter(corpus.store, spec, set(sample_ids), limits or PhotoLimits(), tally)
+        cutter = Cutter(spec, set(sample_ids), limits or PhotoLimits(), tally)
         dataset = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(cutter, batch_size=1).materialize()
     blocks = dataset.to_arrow_refs()
     ids = ray.get([_ids_of.remote(block) for block in blocks])
@@ -55,13 +55,13 @@ def _ids_of(table: pa.Table) -> list[str]:
 class Cutter:
     """Shards to sample rows: sample_id and the stored square."""
 
-    def __init__(self, store: Store, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally) -> None:
-        self.store, self.spec, self.wanted, self.limits, self.tally = store, spec, wanted, limits, tally
+    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally) -> None:
+        self.spec, self.wanted, self.limits, self.tally = spec, wanted, limits, tally
 
     def __call__(self, batch: Any) -> Iterator[pa.Table]:
         """Read each shard a few photos at a time, decode each photo once and cut all its wanted samples."""
-        for key in batch["item"]:
-            filesystem, path = self.store.arrow(key)
+        for location in batch["item"]:
+            filesystem, path = Store(location).arrow()
             with pq.ParquetFile(path, filesystem=filesystem) as shard:
                 for photos in shard.iter_batches(batch_size=PHOTOS_AT_A_TIME, columns=COLUMNS):
                     yield self._cut(photos.to_pylist())

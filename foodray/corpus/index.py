@@ -5,7 +5,6 @@ A corpus is a folder: `photos/*.parquet` (one row a photo: keys, encoded bytes, 
 The rows of the shards are exactly the rows of the manifest; the sums are checked before corpus.json is written.
 """
 
-import io
 import json
 import logging
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import cv2
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute
 import ray
 import ray.data
 
@@ -26,12 +25,15 @@ from foodray.corpus.manifest import Study, withdrawn_ids
 from foodray.corpus.marker import Marker, find_marker, read_markers
 from foodray.corpus.photo import PhotoLimits, decode
 from foodray.corpus.progress import Tally, counted
-from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION, TRUTH_ITEMS
+from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION
 from foodray.errors import CorpusError, ExistsError, PhotoError
 from foodray.provenance import code_digest
 from foodray.storage.store import Store
+from foodray.storage.tables import csv_bytes, for_spreadsheets
 
 log = logging.getLogger(__name__)
+
+REFUSED_COLUMNS = ["image_id", "image_uri", "participant_id", "status", "reason_code", "reason_detail"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,7 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
             f"{store.root}: the manifest has {num_rows} photos, the shards {table.num_rows}; the index is not complete, build it again in a new place"
         )
     refused = table.filter(pa.compute.not_equal(table["status"], "ok"))
-    store.write("refused.csv", _csv(refused.select(["image_id", "image_uri", "participant_id", "status", "reason_code", "reason_detail"])))
+    store.write("refused.csv", csv_bytes(for_spreadsheets(refused.select(REFUSED_COLUMNS))))
     labels = sorted({item["class_name"] for items in _items(table) for item in items if item["class_name"]})
     reasons = refused["reason_code"].drop_null().value_counts().to_pylist()
     num_unplaced = study.truth_items["image_id"].null_count
@@ -164,12 +166,4 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
 
 
 def _items(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    names = [column.name for column in TRUTH_ITEMS]
-    assert "class_name" in names
     return (items or [] for items in table["items"].to_pylist())
-
-
-def _csv(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pyarrow.csv.write_csv(table, sink)
-    return sink.getvalue()

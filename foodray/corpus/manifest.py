@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from foodray.corpus import validate
@@ -23,6 +22,7 @@ from foodray.corpus.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from foodray.corpus.validate import Problems, Sheet
 from foodray.errors import ExistsError, StorageError
 from foodray.storage.store import Store, is_remote
+from foodray.storage.tables import csv_bytes, parquet_bytes
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ def write_study(
     if markers_yaml is not None:
         files["markers.yaml"] = markers_yaml.encode()
     if foods is not None:
-        files["foods.csv"] = _csv_bytes(_in_schema("foods", foods))
-    files["truth_items.parquet"] = _parquet_bytes(_in_schema("truth_items", truth_items))
-    files["images.parquet"] = _parquet_bytes(_in_schema("images", images))
+        files["foods.csv"] = csv_bytes(_in_schema("foods", foods))
+    files["truth_items.parquet"] = parquet_bytes(_in_schema("truth_items", truth_items))
+    files["images.parquet"] = parquet_bytes(_in_schema("images", images))
     for key, data in files.items():
         store.write(key, data)
 
@@ -256,15 +256,3 @@ def _in_schema(name: str, table: pa.Table) -> pa.Table:
     schema = arrow_schema(TABLES[name])
     arrays = {field.name: table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type) for field in schema}
     return pa.table({**arrays, **{more: table[more] for more in table.column_names if more not in schema.names}})
-
-
-def _parquet_bytes(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _csv_bytes(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pa_csv.write_csv(table, sink)
-    return sink.getvalue()

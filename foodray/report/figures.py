@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foodray.storage.store import Store
+from foodray.storage.tables import read_parquet
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -20,7 +21,7 @@ UNITS = {"energy_kcal": "kcal", "mass_g": "g", "volume_ml": "mL"}
 def draw_run(store: Store) -> list[str]:
     """Draw a run's figures into its `figures` folder and return their locations."""
     metrics = json.loads(store.read("metrics.json"))
-    table = pd.read_parquet(io.BytesIO(store.read("predictions.parquet")))
+    table = read_parquet(store, "predictions.parquet").to_pandas()
     note = "rendered sample data: not a result" if metrics["sample_data"] else ""
     drawn = {"learning_curves.png": _learning_curves(metrics["history"], note)}
     for target in UNITS:

@@ -157,9 +157,14 @@ class Loop:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.weights_to_keep().items()}
             self.kept = Kept(weights, objective, epoch)
 
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is evaluated and kept: the network, or its moving average where there is one."""
+        return self.average.module if self.average is not None else self.network
+
     def weights_to_keep(self) -> dict[str, Tensor]:
-        """State of the network, or of its moving average where there is one."""
-        return dict((self.average.module if self.average is not None else self.network).state_dict())
+        """The state that becomes the bundle."""
+        return dict(self.evaluated.state_dict())
 
     def _checkpoint(self, run: "_StageRun") -> None:
         state, totals = None, run.all_totals()
@@ -186,7 +191,7 @@ class Loop:
     @torch.inference_mode()
     def evaluate(self, split: str, collect: list[tuple[np.ndarray, dict[str, np.ndarray]]] | None = None) -> dict[str, float]:
         """Metrics of a split, exact over all ranks; `collect` receives this rank's entries and prediction columns."""
-        network = self.average.module if self.average is not None else self.network
+        network = self.evaluated
         if self.part.world > 1:  # BatchNorm statistics are each rank's own: all evaluate, and keep, those of rank 0
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)

@@ -13,7 +13,6 @@
 The same name and config again continues where it stopped; a finished run is returned as it is.
 """
 
-import io
 import json
 import logging
 import threading
@@ -27,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
@@ -40,6 +38,7 @@ from foodray.corpus.splits import SPLIT_NAMES, Pool, make_pool
 from foodray.errors import ClusterError, ExistsError, FoodrayError
 from foodray.provenance import lineage
 from foodray.storage.store import Store
+from foodray.storage.tables import parquet_bytes, read_parquet
 from foodray.tasks.base import Rows, Task
 from foodray.training.cluster import check_resources, check_storage, connect
 from foodray.training.config import RunConfig
@@ -209,17 +208,10 @@ def _split_table(plan: Plan) -> bytes:
     return parquet_bytes(table)
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    return sink.getvalue()
-
-
 def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, seconds: float) -> Run:
     """Join the workers' results with the truth, add the baselines, and write run.json."""
     results = json.loads(store.read("parts/results.json"))
-    predicted = pq.read_table(io.BytesIO(store.read("parts/predicted.parquet"))).to_pandas()
+    predicted = read_parquet(store, "parts/predicted.parquet").to_pandas()
     test = plan.rows("test")
     columns = {f"pred_{name}" if name in test else name: predicted[name].to_numpy() for name in predicted.columns if name != "entry"}
     own = {name: predicted[name].to_numpy() for name in predicted.columns}

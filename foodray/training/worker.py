@@ -1,7 +1,6 @@
 """What runs in each Ray Train worker: the loop with Ray's checkpoints and reports, then the final evaluation and the bundle."""
 
 import dataclasses
-import io
 import json
 import logging
 import os
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import ray.train
 import ray.train.torch
@@ -27,6 +25,7 @@ from foodray.errors import ConfigError
 from foodray.provenance import lineage
 from foodray.storage.bundle import write_bundle
 from foodray.storage.store import Store, is_remote
+from foodray.storage.tables import parquet_bytes
 from foodray.tasks.base import Task
 from foodray.training.config import LoopConfig, WorkerConfig
 from foodray.training.data import PoolFeed
@@ -110,7 +109,7 @@ class _ProgressFile:
 def _results(loop: Loop, assignment: Assignment) -> None:
     """Evaluate the kept weights on validation and test, gather the predictions, write bundle and results."""
     state = {name: tensor.to(loop.device) for name, tensor in loop.kept.weights.items()}
-    (loop.average.module if loop.average is not None else loop.network).load_state_dict(state)
+    loop.evaluated.load_state_dict(state)
     validation = loop.evaluate("val")
     collected: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
     test = loop.evaluate("test", collect=collected)
@@ -146,6 +145,4 @@ def _predictions(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> bytes
     entries = np.concatenate([entry for entry, _ in parts])
     order = np.argsort(entries, kind="stable")
     columns = {name: np.concatenate([columns[name] for _, columns in parts])[order] for name in parts[0][1]}
-    sink = io.BytesIO()
-    pq.write_table(pa.table({"entry": entries[order], **{name: pa.array(list(values)) for name, values in columns.items()}}), sink)
-    return sink.getvalue()
+    return parquet_bytes(pa.table({"entry": entries[order], **{name: pa.array(list(values)) for name, values in columns.items()}}))

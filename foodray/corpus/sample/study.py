@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
@@ -31,6 +30,7 @@ from foodray.corpus.schema import FOODS as FOOD_COLUMNS
 from foodray.corpus.schema import IMAGES, SCHEMA_VERSION, TRUTH_ITEMS, arrow_schema
 from foodray.errors import ExistsError
 from foodray.storage.store import Store
+from foodray.storage.tables import parquet_bytes
 
 NOTE = "Rendered data for demonstration and tests; not a result."
 TOP_VIEW_RAD = np.radians(12.0)
@@ -187,9 +187,7 @@ def _site(participant: int) -> str:
 
 
 def _write_tables(store: Store, config: SampleConfig, images: Sequence[Row], items: Sequence[Row]) -> None:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(items), schema=arrow_schema(TRUTH_ITEMS)), buffer)
-    store.write("truth_items.parquet", buffer.getvalue())
+    store.write("truth_items.parquet", parquet_bytes(pa.Table.from_pylist(list(items), schema=arrow_schema(TRUTH_ITEMS))))
     store.write("foods.csv", _csv([column.name for column in FOOD_COLUMNS], _food_rows()))
     people = [_person(config, number) for number in range(1, config.num_participants + 1)]
     store.write("participants.csv", _csv(list(people[0]), people))

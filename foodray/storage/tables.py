@@ -1,0 +1,51 @@
+"""Tables as files: the one place that turns an Arrow table into the bytes of Parquet or CSV, and back.
+
+A CSV that people open in a spreadsheet goes through `for_spreadsheets`: a cell such as `=HYPERLINK(…)` from a manifest
+would otherwise run there (CSV injection, OWASP).
+"""
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from foodray.storage.store import Store
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def csv_bytes(table: pa.Table) -> bytes:
+    """A flat table as a CSV file (UTF-8, RFC 4180), every value as it is."""
+    sink = io.BytesIO()
+    pa_csv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def read_parquet(store: Store, key: str) -> pa.Table:
+    """The table of a Parquet file; raises `FileNotFoundError` or `StorageError`."""
+    return pq.read_table(io.BytesIO(store.read(key)))
+
+
+def for_spreadsheets(table: pa.Table) -> pa.Table:
+    """The table with nested columns as JSON text and an apostrophe before text that a spreadsheet would run as a formula."""
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            column = pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist()], pa.string())
+        elif pa.types.is_string(column.type):
+            column = pa.array([_harmless(value) for value in column.to_pylist()], pa.string())
+        columns[name] = column
+    return pa.table(columns)
+
+
+def _harmless(value: str | None) -> str | None:
+    return f"'{value}" if value and value.startswith(FORMULA_STARTS) else value
