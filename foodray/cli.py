@@ -110,10 +110,10 @@ def index(study: Positional[str], corpus: Positional[str], photos_root: str | No
         corpus: New folder or s3:// location for the corpus.
         photos_root: Where image_uri starts, if not in the package.
     """
+    from foodray.cluster import connect
     from foodray.corpus.index import index_study
     from foodray.corpus.manifest import load_study
     from foodray.storage.store import Store
-    from foodray.training.cluster import connect
 
     loaded = load_study(study, photos_root=photos_root)
     connect()

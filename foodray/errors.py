@@ -9,7 +9,10 @@ FoodrayError
 ├── StorageError      a path cannot be read or written
 │   └── ExistsError   something is already there; foodray never replaces what a run did not make
 ├── BundleError       a model bundle is incomplete, altered, or of another kind
-└── ClusterError      the cluster cannot run what was asked: resources, shared storage, workers
+├── ClusterError      the cluster cannot run what was asked: resources, shared storage, workers
+└── ScoringError      an archive was not scored as it should be: rows that do not add up
+    ├── RunningError  another submission scores the same run at this moment
+    └── QuarantineError  more photos were quarantined than the study allows
 """
 
 from collections.abc import Sequence
@@ -71,3 +74,15 @@ class BundleError(FoodrayError):
 
 class ClusterError(FoodrayError):
     """The cluster cannot run what was asked: resources, shared storage, workers."""
+
+
+class ScoringError(FoodrayError):
+    """An archive was not scored as it should be: rows that do not add up."""
+
+
+class RunningError(ScoringError):
+    """Another submission scores the same run at this moment."""
+
+
+class QuarantineError(ScoringError):
+    """More photos were quarantined than the study allows; the tables are written."""

@@ -26,6 +26,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "__main__": rooms(*ROOMS[:-1]),
     "errors": ("foodray", "ray", "torch", "numpy"),
     "config": (*rooms(*ROOMS), "ray", "torch", "numpy"),
+    "cluster": rooms(*ROOMS[1:]),
     "provenance": (*rooms(*ROOMS), "ray", "torch", "numpy"),
     "storage": (*rooms(*ROOMS[1:]), "ray", "torch"),
     "corpus": (*rooms(*ROOMS[2:]), "ray"),

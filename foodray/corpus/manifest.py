@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import posixpath
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -49,17 +50,21 @@ class Study:
     """Text of markers.yaml."""
     info: dict[str, object]
     """Content of study.json."""
+    refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    """Rows of `images` whose photo cannot be addressed: reason code and detail. Only a tolerant reader lets them through."""
 
 
-def load_study(location: str, *, photos_root: str | None = None) -> Study:
+def load_study(location: str, *, photos_root: str | None = None, tolerant: bool = False) -> Study:
     """Read and check a study package, local or s3://.
 
     `location` is the package's folder, or the images table itself. Photos are looked up under `photos_root`, else under the
     "photos_root" of study.json (absolute, s3://, or relative to the package), else in the package's folder.
+    A `tolerant` reader sets photos apart that cannot be addressed (a repeated id or location, a location outside the root):
+    they stay rows, in `refused`, a repeated id with a suffix.
     Raises `StudyError` with every problem of every table, and `StorageError` when the place cannot be reached.
     """
     store, images_file = _package(location)
-    problems = Problems()
+    problems = Problems(tolerant=tolerant)
     info = _read_info(store, problems)
     photos = _photos_store(store, photos_root, info, problems)
     sheets = {name: _read_sheet(store, name, images_file if name == "images" else None, problems) for name in TABLES}
@@ -76,6 +81,7 @@ def load_study(location: str, *, photos_root: str | None = None) -> Study:
         withdrawn=tables.get("withdrawn"),
         markers_yaml=markers,
         info=info,
+        refused=problems.refused,
     )
 
 

@@ -12,7 +12,6 @@ for sRGB, and CMYK for inverted, as Adobe and Pillow have it.
 """
 
 import io
-import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -127,13 +126,21 @@ def decode_crops(
     size. Without boxes it is still decoded, so that a broken photo is refused. Raises `PhotoError`, and `ValueError` for
     a box that is not finite or has a negative side.
     """
-    image, header = _open(data, limits)
-    smallest = min((_window(header, box, margin)[2] for box in boxes), default=math.inf)
-    shrink = next((shrink for shrink in SHRINKS if smallest >= side_px * shrink), 1)
-    photo = _pixels(data, image, header, shrink)
+    photo = decode_for(data, [(box, side_px, margin) for box in boxes], limits=limits)
     with _typed_errors():
         crops = [crop_square(photo, box, side_px=side_px, margin=margin) for box in boxes]
-        return np.stack(crops) if crops else np.empty((0, side_px, side_px, 3), np.uint8), header
+        return np.stack(crops) if crops else np.empty((0, side_px, side_px, 3), np.uint8), photo.header
+
+
+def decode_for(data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, cover: int = 0, limits: PhotoLimits = PhotoLimits()) -> Photo:
+    """The photo decoded once, at the smallest scale that serves all crops (box, side in px, margin; see `crop_square`) and whose
+    shorter side is at least `cover` px, as far as the original has them. Raises as `decode_crops` does.
+    """
+    image, header = _open(data, limits)
+    windows = [(_window(header, box, margin)[2], side_px) for box, side_px, margin in crops]
+    least = min(header.width_px, header.height_px)
+    fits = (shrink for shrink in SHRINKS if all(side >= side_px * shrink for side, side_px in windows) and least >= cover * shrink)
+    return _pixels(data, image, header, next(fits, 1))
 
 
 def crop_square(photo: Photo, box_xywh: Box | None, *, side_px: int, margin: float) -> Rgb:

@@ -33,6 +33,8 @@ REASONS = {
     "oom": "there was not enough memory to decode the photo",
     "model_error": "the model failed on this photo",
     "hash_mismatch": "the bytes differ from the hash in the manifest",
+    "duplicate_id": "an earlier row of the manifest has the same id or the same photo",
+    "outside_root": "the location is not a plain path inside the photos' root",
 }
 """Every reason for which a photo is refused, with its meaning."""
 

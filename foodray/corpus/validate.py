@@ -53,6 +53,17 @@ class Problems:
     """Every problem found so far, in the order of tables and rows."""
 
     found: list[tuple[int, int, str]] = field(default_factory=list)
+    tolerant: bool = False
+    """Whether a photo that cannot be addressed (see `refuse`) is set apart instead of being a problem of the whole study."""
+    refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Rows of images set apart: row to reason code and detail."""
+
+    def refuse(self, sheet: Sheet, row: int, reason: str, value: object, why: str) -> None:
+        """A row of images whose photo cannot be addressed: set apart by a tolerant reader, a problem for any other."""
+        if self.tolerant:
+            self.refused.setdefault(row, (reason, why[:300]))
+        else:
+            self.add(sheet, row, f"{value} {why}")
 
     def add(self, sheet: Sheet, row: int, text: str) -> None:
         """A problem of one row."""
@@ -244,9 +255,18 @@ def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Prob
     column["image_id"] = pa.array(ids, pa.string())
     # A default id repeats because its image_uri does, which has been said.
     _check_unique(sheet, "image_id", pc.if_else(pa.array(repeated & _mask(given.is_null())), None, column["image_id"]), problems)
+    if problems.tolerant:
+        column["image_id"] = _told_apart(column["image_id"])
     column["occasion_id"] = pc.coalesce(column["occasion_id"], _occasion_ids(column))
     _check_splits(sheet, column["participant_id"], column["split"], problems)
     return pa.table(column)
+
+
+def _told_apart(ids: pa.Array) -> pa.Array:
+    """Ids with ~2, ~3 … behind those that repeat, so that a row set apart has an id of its own."""
+    series = ids.to_pandas()
+    nth = series.groupby(series).cumcount()
+    return pa.array([f"{value}~{count + 1:.0f}" if count > 0 else value for value, count in zip(series, nth, strict=True)], pa.string())
 
 
 def default_image_id(uri: str) -> str:
@@ -276,7 +296,8 @@ def _check_uris(sheet: Sheet, uris: pa.Array, photos_root: str, problems: Proble
     ]
     safe = np.ones(len(uris), dtype=bool)
     for wrong, why in reasons:
-        problems.add_all(sheet, wrong & safe, lambda row, why=why: f"image_uri {uris[row].as_py()!r} {why}")  # type: ignore[misc]
+        for row in np.flatnonzero(wrong & safe):
+            problems.refuse(sheet, int(row), "outside_root", f"image_uri {uris[int(row)].as_py()!r}", why)
         safe &= ~wrong
     keys = [None if uri is None else posixpath.normpath(uri.removeprefix(prefix)) for uri in uris.to_pylist()]
     return _check_unique(sheet, "image_uri", pa.array(keys, pa.string()), problems)
@@ -288,7 +309,8 @@ def _check_unique(sheet: Sheet, name: str, values: pa.Array, problems: Problems)
     again = np.asarray(series.duplicated() & series.notna(), dtype=bool)
     if again.any():
         first = dict(reversed([(value, row) for row, value in enumerate(series)]))
-        problems.add_all(sheet, again, lambda row: f"{name} {series[row]!r} is already on {sheet.at(first[series[row]])}")
+        for row in np.flatnonzero(again):
+            problems.refuse(sheet, int(row), "duplicate_id", f"{name} {series[row]!r}", f"is already on {sheet.at(first[series[row]])}")
     return again
 
 

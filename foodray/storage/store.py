@@ -105,6 +105,51 @@ class Store:
             raise StorageError(f"cannot write {target}: {type(error).__name__}: {error}; check that it exists and that this account may write there") from error
         return target
 
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a whole small file if nothing is there, in one indivisible step; False when something is.
+
+        Of several that try at a time one succeeds. On S3 this is a conditional PUT (If-None-Match), which AWS, Ceph and moto know.
+        """
+        target = self.uri(key)
+        try:
+            if self.remote:
+                self._fs.pipe_file(target, data, mode="create")
+                return True
+            path = Path(target)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+            part.write_bytes(data)
+            try:
+                os.link(part, path)  # unlike a rename it fails where something is
+            finally:
+                part.unlink()
+            return True
+        except FileExistsError:
+            return False
+        except Exception as error:
+            raise StorageError(f"cannot write {target}: {type(error).__name__}: {error}; check that it exists and that this account may write there") from error
+
+    def delete(self, key: str) -> None:
+        """Remove one file of our own; nothing happens when it is not there."""
+        try:
+            self._fs.rm_file(self.uri(key))
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise StorageError(f"cannot delete {self.uri(key)}: {type(error).__name__}: {error}") from error
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Every file below a prefix with its size in bytes, from one listing."""
+        base = self.uri(prefix)
+        try:
+            found = self._fs.find(base, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            raise StorageError(f"cannot list {base}: {type(error).__name__}: {error}; check the address and the credentials") from error
+        root = self.root.removeprefix("s3://") + "/"
+        return {name.removeprefix("s3://").removeprefix(root): int(about["size"]) for name, about in sorted(found.items())}
+
     def exists(self, key: str) -> bool:
         """Whether a file (or, locally, a folder) is at this key."""
         try:
@@ -114,15 +159,7 @@ class Store:
 
     def list(self, prefix: str = "") -> list[str]:
         """Every file below a prefix, as sorted keys; an absent prefix is an empty list."""
-        base = self.uri(prefix)
-        try:
-            found = self._fs.find(base)
-        except FileNotFoundError:
-            return []
-        except Exception as error:
-            raise StorageError(f"cannot list {base}: {type(error).__name__}: {error}; check the address and the credentials") from error
-        root = self.root.removeprefix("s3://") + "/"
-        return sorted(name.removeprefix("s3://").removeprefix(root) for name in found)
+        return list(self.sizes(prefix))
 
     def fetch(self, key: str, target: Path) -> Path:
         """Copy one file to a local path and return that path."""

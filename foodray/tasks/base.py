@@ -82,6 +82,8 @@ class Task(ABC):
     """Word for the family in bundles and commands."""
     level: ClassVar[Literal["item", "photo"]]
     """What a sample of the family is."""
+    calibrates_on: ClassVar[tuple[str, ...]] = ()
+    """Outputs on the validation side that `calibrate` wants; small ones, they are held in memory."""
     config: Any
     """The family's frozen config dataclass."""
 
@@ -154,6 +156,17 @@ class Task(ABC):
     @abstractmethod
     def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
         """What trivial predictors score on the test rows: name to metrics; `predicted` are this model's own columns."""
+
+    def calibrate(self, outputs: Mapping[str, Tensor], rows: Rows) -> "Task":
+        """The task with its probabilities and intervals fitted on samples that no weight was trained on; itself where it has none.
+
+        `outputs` are those of `calibrates_on`, `rows` all columns of the same samples, participants among them.
+        """
+        return self
+
+    def reliability(self, test: Rows, predicted: Rows) -> dict[str, Any]:
+        """How well what was calibrated holds on the test rows; empty where nothing was."""
+        return {}
 
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:

@@ -189,8 +189,8 @@ class Loop:
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
     @torch.inference_mode()
-    def evaluate(self, split: str, collect: list[tuple[np.ndarray, dict[str, np.ndarray]]] | None = None) -> dict[str, float]:
-        """Metrics of a split, exact over all ranks; `collect` receives this rank's entries and prediction columns."""
+    def evaluate(self, split: str, collect: Callable[[np.ndarray, Mapping[str, Tensor]], None] | None = None) -> dict[str, float]:
+        """Metrics of a split, exact over all ranks; `collect` is given the entries and outputs of each of this rank's batches."""
         network = self.evaluated
         if self.part.world > 1:  # BatchNorm statistics are each rank's own: all evaluate, and keep, those of rank 0
             for buffer in network.buffers():
@@ -203,7 +203,7 @@ class Loop:
                 outputs = self.task.forward(network, moved)
             self.task.measure(metrics, outputs, moved)
             if collect is not None:
-                collect.append((entries, self.task.predictions(outputs)))
+                collect(entries, outputs)
         return {name: float(value) for name, value in metrics.compute().items()}
 
 

@@ -32,6 +32,7 @@ from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from foodray.cluster import check_resources, check_storage, connect
 from foodray.config import differences, to_plain, without_nan
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SPLIT_NAMES, Pool, make_pool
@@ -40,7 +41,6 @@ from foodray.provenance import lineage
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes, read_parquet
 from foodray.tasks.base import Rows, Task
-from foodray.training.cluster import check_resources, check_storage, connect
 from foodray.training.config import RunConfig
 from foodray.training.data import PoolFeed, load_samples
 from foodray.training.worker import Assignment, train_worker, with_local_weights
@@ -77,8 +77,9 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     corpus = Corpus.open(config.corpus)
     plan = make_plan(config, family, corpus)
     connect()
-    check_resources(config.workers)
-    check_storage(Store(config.results), corpus)
+    workers = config.workers
+    check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
+    check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
     with_local_weights(plan.task).network()  # weights that cannot be had, or layers that are not there, fail here and not in every worker
     store.write("config.json", json.dumps(wanted, indent=2).encode(), replace=True)  # now, so that a refused command may be corrected
     store.write("split.parquet", _split_table(plan), replace=True)
@@ -88,7 +89,13 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
         store=samples, pool=plan.pool, task=plan.task, seed=config.loop.seed, augment_tasks=config.workers.augment_tasks or (4 if config.workers.use_gpu else 1)
     )
     with _follow(store, progress):
-        _fit(config, store, Assignment(task=plan.task, feed=feed, loop=config.loop, workers=config.workers, store=store, data=_data_card(corpus, plan)))
+        _fit(
+            config,
+            store,
+            Assignment(
+                task=plan.task, feed=feed, loop=config.loop, workers=config.workers, store=store, data=_data_card(corpus, plan), val_rows=plan.rows("val")
+            ),
+        )
     return _finish(store, config, corpus, plan, time.monotonic() - started)
 
 
@@ -226,6 +233,7 @@ def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, se
         "num_participants": {split: len(set(plan.rows(split)["participant_id"])) for split in SPLIT_NAMES},
         "num_merged_groups": plan.pool.num_merged,
         "num_by_class": {split: dict(Counter(plan.rows(split)["class_name"].astype(str).tolist())) for split in SPLIT_NAMES},
+        "reliability": type(plan.task).from_state(to_plain(config.task), results["state"]).reliability(test, own),
         "kept_epoch": results["kept_epoch"],
         "history": results["history"],
         "sample_data": corpus.is_sample_data,

@@ -26,13 +26,14 @@ from foodray.provenance import lineage
 from foodray.storage.bundle import write_bundle
 from foodray.storage.store import Store, is_remote
 from foodray.storage.tables import parquet_bytes
-from foodray.tasks.base import Task
+from foodray.tasks.base import Rows, Task
 from foodray.training.config import LoopConfig, WorkerConfig
 from foodray.training.data import PoolFeed
 from foodray.training.loop import Hooks, Loop
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Assignment:
     workers: WorkerConfig
     store: Store
     data: dict[str, Any]
+    val_rows: Rows
+    """All columns of the validation side, in the order of its entries."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -110,28 +113,29 @@ def _results(loop: Loop, assignment: Assignment) -> None:
     """Evaluate the kept weights on validation and test, gather the predictions, write bundle and results."""
     state = {name: tensor.to(loop.device) for name, tensor in loop.kept.weights.items()}
     loop.evaluated.load_state_dict(state)
-    validation = loop.evaluate("val")
-    collected: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-    test = loop.evaluate("test", collect=collected)
-    parts = [collected]
-    if loop.part.world > 1:
-        parts = [[] for _ in range(loop.part.world)]
-        dist.all_gather_object(parts, collected)
+    raw: list[Columns] = []
+    wanted = loop.task.calibrates_on
+    validation = loop.evaluate("val", lambda entries, outputs: raw.append({"entry": entries, **{k: outputs[k].cpu().numpy() for k in wanted if k in outputs}}))
+    loop.task = _calibrated(loop.task, _gathered(raw, loop.part.world), assignment) if wanted else loop.task
+    predicted: list[Columns] = []
+    test = loop.evaluate("test", lambda entries, outputs: predicted.append({"entry": entries, **loop.task.predictions(outputs)}))
+    columns = _gathered(predicted, loop.part.world)
     if loop.part.rank == 0:
-        bundle = write_bundle(assignment.store.sub("bundle"), _card(assignment, validation, test), loop.kept.weights, replace=True)
-        assignment.store.write("parts/predicted.parquet", _predictions([pair for part in parts for pair in part]), replace=True)
-        results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch}
+        card = _card(loop.task, assignment, validation, test)
+        bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
+        table = pa.table({name: pa.array(list(values)) for name, values in columns.items()})
+        assignment.store.write("parts/predicted.parquet", parquet_bytes(table), replace=True)
+        results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch, "state": loop.task.state()}
         results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world}
         assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
     if loop.part.world > 1:
         dist.barrier()
 
 
-def _card(assignment: Assignment, validation: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
-    task = assignment.task
+def _card(task: Task, assignment: Assignment, validation: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
     return {
         "task": type(task).name,
-        "config": to_plain(task.config),
+        "config": to_plain(assignment.task.config),  # as it was given, not with the weights' local copy
         "state": task.state(),
         "preprocessing": {**dataclasses.asdict(task.spec), "input": "uint8 RGB; normalisation is the network's first layer"},
         "metrics": without_nan({"val": validation, "test": test}),
@@ -140,9 +144,19 @@ def _card(assignment: Assignment, validation: dict[str, float], test: dict[str, 
     }
 
 
-def _predictions(parts: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> bytes:
-    """Every rank's predictions as one table, ordered by entry."""
-    entries = np.concatenate([entry for entry, _ in parts])
-    order = np.argsort(entries, kind="stable")
-    columns = {name: np.concatenate([columns[name] for _, columns in parts])[order] for name in parts[0][1]}
-    return parquet_bytes(pa.table({"entry": entries[order], **{name: pa.array(list(values)) for name, values in columns.items()}}))
+def _gathered(parts: list[Columns], world: int) -> Columns:
+    """Every rank's columns joined, ordered by entry; the same on every rank."""
+    everyone: list[list[Columns]] = [parts]
+    if world > 1:
+        everyone = [[] for _ in range(world)]
+        dist.all_gather_object(everyone, parts)
+    joined = [columns for part in everyone for columns in part]
+    order = np.argsort(np.concatenate([columns["entry"] for columns in joined]), kind="stable")
+    return {name: np.concatenate([columns[name] for columns in joined])[order] for name in joined[0]}
+
+
+def _calibrated(task: Task, columns: Columns, assignment: Assignment) -> Task:
+    """The task fitted on the validation side; its config keeps the settings of the run."""
+    rows = assignment.val_rows
+    outputs = {name: torch.from_numpy(values) for name, values in columns.items() if name != "entry"}
+    return task.calibrate(outputs, rows)

@@ -17,13 +17,13 @@ from typing import Any, Literal
 import tyro
 
 from foodray.cli import print_progress
+from foodray.cluster import connect
 from foodray.corpus.importers.ecustfd import import_ecustfd
 from foodray.corpus.index import index_study
 from foodray.corpus.manifest import load_study
 from foodray.corpus.splits import SplitConfig
 from foodray.storage.store import Store
 from foodray.tasks.mtl import ROWS, UNITS, MtlTask, preset
-from foodray.training.cluster import connect
 from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 from foodray.training.run import Run, train
 

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -149,3 +150,15 @@ def test_local_locations_become_absolute(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert Store("x").root == Store(f"file://{tmp_path}/x").root == Store(f"{tmp_path}/x/").root == str(tmp_path / "x")
     assert Store("s3://bucket/x/").root == "s3://bucket/x"
+
+
+def test_of_many_that_create_a_file_at_once_one_succeeds(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: store.create("one.json", str(number).encode()), range(8)))
+    assert sum(made) == 1
+    assert store.read("one.json") == str(made.index(True)).encode()
+    assert store.list() == ["one.json"]
+    assert store.sizes() == {"one.json": 1}
+    store.delete("one.json")
+    store.delete("one.json")
+    assert store.create("one.json", b"again")

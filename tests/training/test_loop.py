@@ -273,9 +273,9 @@ def two_stages(**settings: Any) -> Loop:
 
 def scenario_weights() -> dict[str, Any]:
     loop = two_stages()
-    collected: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-    loop.evaluate("val", collect=collected)
-    entries = np.concatenate([entry for entry, _ in collected])
+    collected: list[np.ndarray] = []
+    loop.evaluate("val", collect=lambda entries, outputs: collected.append(entries))
+    entries = np.concatenate(collected)
     return {"weights": weights(loop), "kept": loop.kept.weights, "history": loop.history, "test": loop.evaluate("test"), "entries": entries.tolist()}
 
 

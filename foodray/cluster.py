@@ -8,10 +8,8 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foodray.corpus.corpus import Corpus
 from foodray.errors import ClusterError, StorageError
 from foodray.storage.store import Store
-from foodray.training.config import WorkerConfig
 
 log = logging.getLogger(__name__)
 LOGICAL_CPUS = 4  # Ray Data's stages and the training workers wait for each other for ever when there are too few
@@ -36,27 +34,28 @@ def _resources() -> str:
     return f"{total.get('CPU', 0):g} logical CPUs, {total.get('GPU', 0):g} GPUs"
 
 
-def check_resources(workers: WorkerConfig) -> None:
+def check_resources(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) -> None:
     """Raise `ClusterError` when the workers could never be placed; Ray itself would wait for ever."""
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker, "GPU": float(workers.num_workers * workers.use_gpu)}
+    wanted = {"CPU": num_workers * cpus_per_worker, "GPU": float(num_workers * use_gpu)}
     for kind, amount in wanted.items():
         if total.get(kind, 0.0) < amount + (1 if kind == "CPU" else 0):
             raise ClusterError(
-                f"{workers.num_workers} workers need {amount:g} {kind}s{' and one more for Ray Data' if kind == 'CPU' else ''}, the cluster has "
+                f"{num_workers} workers need {amount:g} {kind}s{' and one more for Ray Data' if kind == 'CPU' else ''}, the cluster has "
                 f"{total.get(kind, 0):g}; lower workers.num_workers{' or set workers.use_gpu = False' if kind == 'GPU' else ''}, or add nodes"
             )
 
 
-def check_storage(results: Store, corpus: Corpus) -> None:
-    """Raise `ClusterError` unless every node can read the corpus and write where the driver reads, and the other way round."""
+def check_storage(results: Store, *needed: tuple[str, Store, str]) -> None:
+    """Raise `ClusterError` unless every node can read what is needed (a setting's name, its store, a key there) and write where
+    the driver reads, and the other way round."""
     token = uuid.uuid4().hex
     probe = results.sub(f".probe-{token[:8]}")
     probe.write("driver", token.encode())
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
     for node in nodes:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        problem = ray.get(_probe.options(scheduling_strategy=place).remote(probe, corpus.store, node["NodeID"], token))
+        problem = ray.get(_probe.options(scheduling_strategy=place).remote(probe, needed, node["NodeID"], token))
         name = f"node {node['NodeManagerAddress']}"
         if problem:
             raise ClusterError(f"{name}: {problem}; use a location that all nodes share, such as s3://")
@@ -74,17 +73,18 @@ def check_storage(results: Store, corpus: Corpus) -> None:
 def _remove_probe(probe: Store) -> None:
     """Take away what the check itself wrote."""
     for key in probe.list():
-        probe._fs.rm_file(probe.uri(key))
+        probe.delete(key)
     if not probe.remote:
         Path(probe.root).rmdir()
 
 
 @ray.remote(num_cpus=0)
-def _probe(probe: Store, corpus: Store, node_id: str, token: str) -> str | None:
-    try:
-        corpus.read("corpus.json")
-    except (StorageError, OSError):
-        return f"cannot read corpus = {corpus.root}"
+def _probe(probe: Store, needed: tuple[tuple[str, Store, str], ...], node_id: str, token: str) -> str | None:
+    for setting, store, key in needed:
+        try:
+            store.read(key)
+        except (StorageError, OSError):
+            return f"cannot read {setting} = {store.root}"
     try:
         if probe.read("driver") != token.encode():
             return f"sees another results = {probe.root} than the driver"

@@ -1,11 +1,7 @@
-"""The multi-task family (He et al. 2020): food class and portion of an item from one crop, all eight rows of its Table 1.
-
-Needs columns `class_id`-able names and one portion column; gives class probabilities and a portion in reported units.
-Where the paper is silent the ruling is a field of `MtlConfig`, with its reason in the field's sentence.
-"""
+"""The multi-task family's task: network, loss, metrics, predictions and calibration under the contract of `foodray.tasks.base`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
@@ -16,114 +12,16 @@ from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import WeightedMeanAbsolutePercentageError
 
-from foodray.config import choose, from_plain
+from foodray.config import from_plain, to_plain
 from foodray.corpus.samples import SampleSpec
-from foodray.errors import ConfigError, CorpusError
-from foodray.nn.backbone import LEVELS, check_backbone
-from foodray.nn.multitask import Heads, MultiTaskNet, MultiTaskShape, Normalization, Sharing
-from foodray.tasks.base import Optimizer, Rows, Stage, Task
+from foodray.errors import CorpusError
+from foodray.nn.multitask import MultiTaskNet, MultiTaskShape
+from foodray.tasks.base import Rows, Stage, Task
+from foodray.tasks.calibration import Calibration, coverage, day_scores, ece, fit_temperature, group_quantile, nll, top_class_ece
 from foodray.tasks.metrics import CorrectPortionError, MeanError
-from foodray.tasks.transform import Augmentation, augment, middle
-
-SCALE_POWER = 2.0  # where the power of the size starts: between a thing of fixed height (2) and one of fixed shape (3)
-UNITS = {"energy_kcal": "kcal", "mass_g": "g", "volume_ml": "ml"}
-
-ROWS: dict[str, dict[str, Any]] = {
-    "classification": {"heads": "classification", "sharing": "none", "cdfa": False, "normalization": "none", "scale_input": "none"},
-    "portion": {"heads": "portion", "sharing": "none", "cdfa": False, "normalization": "none"},
-    "hps": {"sharing": "hard", "cdfa": False, "normalization": "none"},
-    "sps": {"sharing": "soft", "cdfa": False, "normalization": "none"},
-    "sps_cdfa": {"sharing": "soft", "cdfa": True, "normalization": "none"},
-    "sps_cdfa_bn": {"sharing": "soft", "cdfa": True, "normalization": "bn"},
-    "sps_cdfa_ln": {"sharing": "soft", "cdfa": True, "normalization": "ln"},
-    "sps_cdfa_ln_bn": {"sharing": "soft", "cdfa": True, "normalization": "ln_bn"},
-}
-"""The eight rows of Table 1, each as the settings that make it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MtlConfig:
-    """The multi-task family's settings; the defaults are the `default` preset of the best row."""
-
-    heads: Heads = "both"
-    """What is predicted; one head alone is a single-task row of Table 1."""
-    sharing: Sharing = "soft"
-    """none: two towers apart; hard: one tower for both heads (HPS); soft: two towers drawn together (SPS)."""
-    shared_layers: str = "layer2"
-    """How deep the lower layers of the soft sharing reach (stem, layer1, layer2, layer3, all). The paper does not say."""
-    sharing_weight: float = 1e-2
-    """Factor on the sharing distance. The paper adds it as it comes (1)."""
-    sharing_reduction: Literal["sum", "mean"] = "sum"
-    """Sum over parameters as in equation 2, or their mean."""
-    cdfa: bool = True
-    """Cross-domain feature adaptation: the portion head also sees the classifier's features."""
-    normalization: Normalization = "ln_bn"
-    """How the joined features are normalised. ln_bn: LayerNorm on each domain, then BatchNorm over the whole."""
-    detach_classifier: bool = False
-    """Stop the portion's gradient at the classifier's features. The paper's accuracies move with CDFA, so it does not."""
-    target: Literal["energy_kcal", "mass_g", "volume_ml"] = "energy_kcal"
-    """The portion that is estimated."""
-    target_scale: Literal["log1p", "standardize", "raw"] = "standardize"
-    """How the target is scaled for the loss; inverted exactly before anything is reported. The paper regresses raw kcal."""
-    nonnegative: bool = False
-    """Softplus on the portion, so that it cannot be negative. The paper's output is linear."""
-    portion_weight: float = 1.0
-    """Factor on the portion's L1 loss."""
-    scale_input: Literal["none", "marker"] = "none"
-    """marker: the portion is a learned power of the box's size in mm times what the features say, where a reference object
-    gave the photo's scale; needs target_scale = 'log1p', in which that product is a sum."""
-    backbone: str = "resnet18"
-    """timm name of both towers."""
-    weights: str = "pretrained"
-    """Initial weights of both towers: pretrained (timm's, ImageNet), random, a .safetensors path, or an s3:// location."""
-    side_px: int = 224
-    """Side of the network's input."""
-    margin: float = 0.1
-    """Share of the box's longer side that is kept around it."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes in training."""
-    epochs: int = 100
-    """Length of training."""
-    optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=1e-3, backbone_lr_scale=0.3))
-    """How parameters move: 3e-4 in the backbones and 1e-3 in the heads."""
-    mccr_constant: float = 1.0
-    """C of the MCCR; 4.19 reproduces the paper's printed column."""
-
-    def __post_init__(self) -> None:
-        check_backbone(self.backbone)
-        choose("shared_layers", self.shared_layers, LEVELS)
-        if self.normalization != "none" and not self.cdfa:
-            raise ConfigError(f"normalization = {self.normalization!r} needs cdfa: it normalises the joined features; set cdfa, or normalization = 'none'")
-        if self.cdfa and (self.heads != "both" or self.sharing == "hard"):
-            raise ConfigError(f"cdfa joins the features of two towers, but heads = {self.heads!r} and sharing = {self.sharing!r} give one; set cdfa = False")
-        if self.sharing != "none" and self.heads != "both":
-            raise ConfigError(f"sharing = {self.sharing!r} needs both heads, but heads = {self.heads!r}; set sharing = 'none'")
-        if self.heads == "classification" and self.scale_input != "none":
-            raise ConfigError("scale_input feeds the portion head, which heads = 'classification' has not; set scale_input = 'none'")
-        if self.scale_input == "marker" and self.target_scale != "log1p":
-            raise ConfigError(f"scale_input = 'marker' multiplies the portion, but target_scale = {self.target_scale!r} adds; set target_scale = 'log1p'")
-        if self.epochs < 1 or self.sharing_weight < 0 or not self.portion_weight > 0:
-            raise ConfigError(f"epochs = {self.epochs} must be >= 1, sharing_weight = {self.sharing_weight} >= 0, portion_weight = {self.portion_weight} > 0")
-
-    @property
-    def unit(self) -> str:
-        """The unit of the target."""
-        return UNITS[self.target]
-
-
-def preset(name: str, row: str = "sps_cdfa_ln_bn") -> MtlConfig:
-    """The settings of a preset for a row of Table 1.
-
-    paper: as published (Adam at 0.1, raw kcal, sharing added as it comes, no augmentation but the balanced one).
-    sgd: the paper with SGD at 0.1, its probable intent (erratum 6). default: AdamW, cosine, standardised target.
-    """
-    choose("preset", name, ("default", "paper", "sgd"))
-    choose("row", row, ROWS)
-    if name == "default":
-        return MtlConfig(**ROWS[row])
-    optimizer = Optimizer(name="adam" if name == "paper" else "sgd", lr=0.1, weight_decay=1e-4, schedule="multistep")
-    plain = Augmentation(flip=False, turn=False, shift=False, colour=0.0)
-    return MtlConfig(**ROWS[row], sharing_weight=1.0, target_scale="raw", augmentation=plain, optimizer=optimizer)
+from foodray.tasks.mtl.config import SCALE_POWER, MtlConfig
+from foodray.tasks.mtl.portion import portion_baselines, scale_features
+from foodray.tasks.transform import augment, middle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +30,7 @@ class MtlTask(Task):
 
     name: ClassVar[str] = "mtl"
     level: ClassVar[Literal["item", "photo"]] = "item"
+    calibrates_on: ClassVar[tuple[str, ...]] = ("logits_BC", "portion_B")
     config: MtlConfig
     """Settings."""
     labels: tuple[str, ...]
@@ -144,6 +43,8 @@ class MtlTask(Task):
     """Standard deviation of the target itself over the training samples, in reported units."""
     size_mean: float = 0.0
     """Mean log size of the training boxes whose scale is known; an unknown size counts as this one."""
+    calibration: Calibration | None = None
+    """Temperature and intervals, fitted on the validation side after training."""
 
     @classmethod
     def fit(cls, config: MtlConfig, samples: Rows, labels: tuple[str, ...]) -> "MtlTask":
@@ -175,12 +76,14 @@ class MtlTask(Task):
     @classmethod
     def from_state(cls, config: Mapping[str, Any], state: Mapping[str, Any]) -> "MtlTask":
         """The task that a bundle describes."""
-        return cls(config=from_plain(MtlConfig, config), **{**state, "labels": tuple(state["labels"])})
+        calibration = from_plain(Calibration, state["calibration"]) if state.get("calibration") else None
+        return cls(config=from_plain(MtlConfig, config), **{**state, "labels": tuple(state["labels"]), "calibration": calibration})
 
     def state(self) -> dict[str, Any]:
         """Labels and target scale."""
         learned = ("target_mean", "target_std", "target_spread", "size_mean")
-        return {"labels": list(self.labels), **{name: getattr(self, name) for name in learned}}
+        calibration = to_plain(self.calibration) if self.calibration else None
+        return {"labels": list(self.labels), **{name: getattr(self, name) for name in learned}, "calibration": calibration}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -212,8 +115,7 @@ class MtlTask(Task):
         image = augment(rows["pixels"], rows["seed"], config.side_px, config.augmentation) if train else middle(rows["pixels"], config.side_px)
         batch = {"image": image, "scale": torch.from_numpy(scale_features(rows["extent_w_mm"], rows["extent_h_mm"], self.size_mean))}
         if "class_name" in rows:
-            ids = {name: index for index, name in enumerate(self.labels)}
-            batch["class_id"] = torch.tensor([ids.get(name, -1) for name in rows["class_name"]], dtype=torch.int64)
+            batch["class_id"] = self._class_ids(rows["class_name"])
         if config.target in rows:
             batch["portion"] = torch.from_numpy(rows[config.target].astype(np.float32))
         return batch
@@ -255,7 +157,10 @@ class MtlTask(Task):
 
     def unscale_target(self, value_B: Tensor) -> Tensor:
         """Network units to reported units."""
-        value_B = self._bounded(value_B.double()) * self.target_std + self.target_mean
+        return self._reported(self._bounded(value_B.double()))
+
+    def _reported(self, value_B: Tensor) -> Tensor:
+        value_B = value_B * self.target_std + self.target_mean
         portion_B = torch.expm1(value_B) if self.config.target_scale == "log1p" else value_B
         return portion_B.clamp_min(0) if self.config.nonnegative else portion_B
 
@@ -310,17 +215,90 @@ class MtlTask(Task):
         return error + metrics[f"mae_{self.config.unit}"] / self.target_spread
 
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """class_id, class_name, class_prob, topk_class_name, topk_prob, and the portion under the target's name."""
+        """class_id, class_name, class_prob, topk_class_name, topk_prob, and the portion under the target's name with its interval
+        (energy_lo_kcal, energy_hi_kcal); probabilities and intervals as calibrated."""
         columns: dict[str, np.ndarray] = {}
         if "logits_BC" in outputs:
-            top = outputs["logits_BC"].float().softmax(1).topk(min(5, len(self.labels)), dim=1)
+            top = (outputs["logits_BC"].float() / self.temperature).softmax(1).topk(min(5, len(self.labels)), dim=1)
             ids_BK, probs_BK = top.indices.cpu().numpy(), top.values.cpu().numpy()
             names_BK = np.array(self.labels, dtype=object)[ids_BK]
             columns |= {"class_id": ids_BK[:, 0].astype(np.int32), "class_name": names_BK[:, 0], "class_prob": probs_BK[:, 0]}
             columns |= {"topk_class_name": names_BK, "topk_prob": probs_BK}
         if "portion_B" in outputs:
             columns[self.config.target] = self.unscale_target(outputs["portion_B"]).cpu().numpy()
+            columns |= self._interval(outputs["portion_B"])
         return columns
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+    def interval_columns(self) -> tuple[str, str]:
+        """Names of the interval's ends, for instance energy_lo_kcal and energy_hi_kcal."""
+        stem, unit = self.config.target.rsplit("_", 1)
+        return f"{stem}_lo_{unit}", f"{stem}_hi_{unit}"
+
+    def _interval(self, portion_B: Tensor) -> dict[str, np.ndarray]:
+        half = self.calibration.portion_halfwidth if self.calibration else None
+        if half is None:
+            return {}
+        value_B = self._bounded(portion_B.double())
+        ends = (self._reported(value_B - half), self._reported(value_B + half))
+        return {name: end_B.clamp_min(0).cpu().numpy() for name, end_B in zip(self.interval_columns(), ends, strict=True)}
+
+    def calibrate(self, outputs: Mapping[str, Tensor], rows: Rows) -> "MtlTask":
+        """Temperature on the classes; conformal half widths of item portions (network units) and of day totals (log1p)."""
+        level, people = self.config.interval_level, rows["participant_id"]
+        fitted: dict[str, Any] = {"level": level, "num_items": len(people), "num_participants": len(set(people))}
+        if "logits_BC" in outputs:
+            class_B = self._class_ids(rows["class_name"])
+            logits_BC, class_B = outputs["logits_BC"][class_B >= 0].double(), class_B[class_B >= 0]
+            temperature = fit_temperature(logits_BC, class_B)
+            fitted["temperature"] = temperature
+            if len(class_B):
+                fitted |= {f"{name}_before": f(logits_BC, class_B, 1.0) for name, f in (("nll", nll), ("ece", ece))}
+                fitted |= {f"{name}_after": f(logits_BC, class_B, temperature) for name, f in (("nll", nll), ("ece", ece))}
+        if "portion_B" in outputs:
+            truth_B = torch.from_numpy(rows[self.config.target].astype(np.float64))
+            known = truth_B.isfinite().numpy()
+            score_B = (self._bounded(outputs["portion_B"].double()) - self.scale_target(truth_B)).abs().numpy()
+            fitted["portion_halfwidth"] = group_quantile(score_B[known], people[known], level)
+            fitted |= self._day_calibration(self.unscale_target(outputs["portion_B"]).numpy(), rows)
+        return replace(self, calibration=Calibration(**fitted))
+
+    def _day_calibration(self, predicted: np.ndarray, rows: Rows) -> dict[str, Any]:
+        if "day_key" not in rows:
+            return {}
+        days, score_D = day_scores(predicted, rows[self.config.target], rows["intake_weight"], rows["day_key"])
+        person_of = dict(zip(rows["day_key"].astype(str), rows["participant_id"], strict=True))
+        people = np.array([person_of[day] for day in days], dtype=object)
+        return {"day_halfwidth": group_quantile(score_D, people, self.config.interval_level), "num_days": len(days)}
+
+    def reliability(self, test: Rows, predicted: Rows) -> dict[str, Any]:
+        """Calibration error and measured coverage on the test rows, over items and over participants, and of day totals."""
+        found: dict[str, Any] = {}
+        if self.calibration is None:
+            return found
+        if "class_prob" in predicted:
+            known = self._class_ids(test["class_name"]).numpy() >= 0
+            right = (predicted["class_name"] == test["class_name"])[known]
+            found["ece"] = top_class_ece(predicted["class_prob"][known], right)
+        low, high = self.interval_columns()
+        if low in predicted:
+            truth = test[self.config.target]
+            known = np.isfinite(truth)
+            inside = ((truth >= predicted[low]) & (truth <= predicted[high]))[known]
+            found |= coverage(inside, test["participant_id"][known])
+            found[f"mean_width_{self.config.unit}"] = float((predicted[high] - predicted[low])[known].mean())
+        if self.calibration.day_halfwidth is not None and "day_key" in test:
+            days, score_D = day_scores(predicted[self.config.target], test[self.config.target], test["intake_weight"], test["day_key"])
+            found |= {"day_coverage": float((score_D <= self.calibration.day_halfwidth).mean()) if len(days) else None, "num_days": len(days)}
+        return found
+
+    def _class_ids(self, names: np.ndarray) -> Tensor:
+        ids = {name: index for index, name in enumerate(self.labels)}
+        return torch.tensor([ids.get(name, -1) for name in names], dtype=torch.int64)
 
     def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
         """Mean, median and class median of the training portions, and the most frequent class, on the test rows."""
@@ -336,41 +314,3 @@ class MtlTask(Task):
     def stages(self) -> tuple[Stage, ...]:
         """One stage: everything trains together."""
         return (Stage(name="joint", epochs=self.config.epochs, optimizer=self.config.optimizer, backbone=("classifier.*", "portion.*")),)
-
-
-def scale_features(extent_w_mm: np.ndarray, extent_h_mm: np.ndarray, size_mean: float) -> np.ndarray:
-    """Size of the box as the network sees it, float32 (N, 3): log of its side in dm less `size_mean`, log of its elongation,
-    known or not.
-
-    Unchanged by quarter turns and mirrors, as the portion is. Zero, a box of mean size, where no marker gave the scale.
-    """
-    known = np.isfinite(extent_w_mm) & np.isfinite(extent_h_mm) & (extent_w_mm > 0) & (extent_h_mm > 0)
-    width, height = np.where(known, extent_w_mm, 100.0), np.where(known, extent_h_mm, 100.0)
-    side = np.where(known, np.log(np.sqrt(width * height) / 100.0) - size_mean, 0.0)
-    return np.stack([side, np.abs(np.log(width / height)), known], axis=1).astype(np.float32)
-
-
-def portion_baselines(train: Rows, test: Rows, predicted: Rows, target: str) -> dict[str, dict[str, float]]:
-    """MAE and EP of predictors that know only the training portions; the class is the true one, or the predicted one."""
-    unit = UNITS[target]
-    known = np.isfinite(train[target])
-    values, names = train[target][known], train["class_name"][known]
-    medians = {name: float(np.median(values[names == name])) for name in set(names) - {None}}
-    overall = float(np.median(values))
-
-    def by_class(class_names: np.ndarray) -> np.ndarray:
-        return np.array([medians.get(name, overall) for name in class_names])
-
-    guesses = {
-        "mean": np.full(len(test[target]), values.mean()),
-        "median": np.full(len(test[target]), overall),
-        "class median, true class given": by_class(test["class_name"]),
-    }
-    if "class_name" in predicted:
-        guesses["class median of the predicted class"] = by_class(predicted["class_name"])
-    scored = np.isfinite(test[target])
-    truth = test[target][scored]
-    return {
-        name: {f"mae_{unit}": float(np.abs(guess[scored] - truth).mean()), "ep_item": float(np.abs(guess[scored] - truth).sum() / truth.sum())}
-        for name, guess in guesses.items()
-    }

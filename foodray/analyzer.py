@@ -1,0 +1,292 @@
+"""The analyzer: one photo's bytes in, its items out. Scoring and serving compose models here and nowhere else.
+
+Decode, find the marker, take the boxes given (without any the whole photo is one item and says so), cut, recognise and
+estimate. It works with any subset of bundles. Plain PyTorch: it runs in a notebook without Ray.
+
+    analyzer = Analyzer.load(AnalyzerConfig(bundles=("runs/demo/runs/mtl/bundle",)))
+    [analysis] = analyzer.analyze([PhotoInput(data=open("plate.jpg", "rb").read())])
+    analysis.items  # one dict an item: box, class_name, class_prob, energy_kcal, energy_lo_kcal, energy_hi_kcal …
+
+A photo that cannot be read, or on which the model fails, is an `Analysis` with a reason, never an exception.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from foodray.corpus.marker import Calibration, Marker, calibrate
+from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for
+from foodray.corpus.samples import Box, SampleSpec
+from foodray.errors import ConfigError, PhotoError
+from foodray.nn.runtime import Runtime, RuntimeName, make_runtime
+from foodray.storage.bundle import read_bundle
+from foodray.tasks import task_of
+from foodray.tasks.base import Rows, Task
+
+log = logging.getLogger(__name__)
+MARKER_COVER_PX = 720
+"""Least shorter side at which a marker is sought: what its search reduces a photo to."""
+
+BoxSource = Literal["manifest", "segmentation", "whole_photo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzerConfig:
+    """Which models read the photos, and how they are run."""
+
+    bundles: tuple[str, ...]
+    """Locations of the model bundles, local or s3://; each brings its own columns."""
+    runtime: RuntimeName = "openvino"
+    """How networks are run: eager (plain fp32), bf16, compiled, openvino (fp32) or openvino_bf16; each is checked against eager."""
+    device: str = "cpu"
+    """Torch device; cuda takes eager or bf16."""
+    threads: int = 1
+    """Threads of one call of a network on the CPU."""
+    decode_threads: int = 1
+    """Photos decoded at a time."""
+    batch_size: int = 32
+    """Most crops in one call of a network."""
+    low_confidence: float = 0.5
+    """Probability of the class below which an item is flagged low_confidence."""
+    limits: PhotoLimits = field(default_factory=PhotoLimits)
+    """What a photo may be."""
+
+    def __post_init__(self) -> None:
+        if not self.bundles:
+            raise ConfigError("an analyzer needs at least one bundle")
+        if min(self.threads, self.decode_threads, self.batch_size) < 1 or not 0 <= self.low_confidence <= 1:
+            raise ConfigError(
+                f"threads = {self.threads}, decode_threads = {self.decode_threads} and batch_size = {self.batch_size} must be >= 1, "
+                f"0 <= low_confidence = {self.low_confidence} <= 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenBox:
+    """A box that came with the photo."""
+
+    box: Box | None
+    """x, y, width, height in px of the oriented photo; None for the whole photo."""
+    item_id: str | None = None
+    """Its id in the study, kept in the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoInput:
+    """What is known of a photo beforehand."""
+
+    data: bytes
+    """The encoded file."""
+    boxes: tuple[GivenBox, ...] = ()
+    """Boxes of items; none means that none is known."""
+    marker_id: str | None = None
+    """The reference object to look for."""
+    px_per_mm: float | None = None
+    """Scale, where it was measured before; then the marker is not looked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """What was found in a photo."""
+
+    status: Literal["ok", "ok_no_food", "quarantined"]
+    """ok_no_food only when a segmentation found nothing; quarantined with a reason."""
+    reason_code: str | None = None
+    """One of `foodray.corpus.schema.REASONS`."""
+    reason_detail: str | None = None
+    """A sentence without paths."""
+    header: PhotoHeader | None = None
+    """What the file says of itself."""
+    marker: Calibration | None = None
+    """What the marker told; None where none was looked for."""
+    px_per_mm: float | None = None
+    """Scale on the table plane, given or measured."""
+    items: list[dict[str, Any]] | None = None
+    """One dict an item; None when quarantined."""
+    decode_ms: float = 0.0
+    """Time to decode, find the marker and cut, of this photo."""
+    infer_ms: float = 0.0
+    """Time in the networks, this photo's share of its batch."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """One bundle, ready to run."""
+
+    task: Task
+    card: Mapping[str, Any]
+    spec: SampleSpec
+    runtime: Runtime
+
+    def __call__(self, rows: Rows, batch_size: int) -> dict[str, np.ndarray]:
+        """Prediction columns of crops (N, P, P, 3), a few at a time."""
+        count = len(rows["pixels"])
+        parts = []
+        for at in range(0, count, batch_size):
+            batch = self.task.prepare({name: values[at : at + batch_size] for name, values in rows.items()}, train=False)
+            parts.append(self.task.predictions(_on_cpu(self.runtime(batch))))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(kw_only=True, eq=False)
+class _Read:
+    """A photo between decoding and the networks."""
+
+    analysis: Analysis
+    boxes: tuple[GivenBox, ...] = ()
+    crops: tuple[np.ndarray, ...] = ()  # one array (N, P, P, 3) a reader
+
+
+class Analyzer:
+    """Models and markers, loaded once; `analyze` may be called from one thread."""
+
+    def __init__(self, config: AnalyzerConfig, readers: Sequence[Reader], markers: Mapping[str, Marker] | None = None) -> None:
+        self.config, self.readers, self.markers = config, tuple(readers), dict(markers or {})
+
+    @staticmethod
+    def load(config: AnalyzerConfig, markers: Mapping[str, Marker] | None = None) -> "Analyzer":
+        """Verify the bundles and build their runtimes; raises `BundleError` or `ConfigError`."""
+        cv2.setNumThreads(1)
+        torch.set_num_threads(config.threads)
+        return Analyzer(config, [_reader(location, config) for location in config.bundles], markers)
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether some bundle was trained with the size in mm."""
+        return any(getattr(reader.task.config, "scale_input", "none") == "marker" for reader in self.readers)
+
+    def analyze(self, photos: Sequence[PhotoInput]) -> list[Analysis]:
+        """One analysis a photo, in order."""
+        if self.config.decode_threads > 1:
+            with ThreadPoolExecutor(self.config.decode_threads) as pool:
+                read = list(pool.map(self._read, photos))
+        else:
+            read = [self._read(photo) for photo in photos]
+        fit = [one for one in read if one.analysis.status == "ok"]
+        self._recognise(fit)
+        return [one.analysis for one in read]
+
+    def _read(self, photo: PhotoInput) -> _Read:
+        started = time.perf_counter()
+        boxes = photo.boxes or (GivenBox(box=None),)
+        marker = self.markers.get(photo.marker_id or "") if photo.px_per_mm is None else None
+        try:
+            windows = [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]
+            decoded = decode_for(photo.data, windows, cover=MARKER_COVER_PX if marker else 0, limits=self.config.limits)
+            crops = tuple(np.stack([_crop(decoded, given, reader.spec) for given in boxes]) for reader in self.readers)
+        except PhotoError as error:
+            return _Read(analysis=Analysis(status="quarantined", reason_code=error.reason, reason_detail=error.detail[:300]))
+        found = calibrate(decoded.rgb_HW3, marker) if marker else None
+        scale = photo.px_per_mm if photo.px_per_mm is not None else found.px_per_mm / decoded.scale[0] if found and found.px_per_mm else None
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        analysis = Analysis(status="ok", header=decoded.header, marker=found, px_per_mm=scale, decode_ms=milliseconds)
+        return _Read(analysis=analysis, boxes=boxes, crops=crops)
+
+    def _recognise(self, read: list[_Read]) -> None:
+        """Fill in the items. A photo on which the model fails is quarantined; a model that fails on every photo is an error."""
+        try:
+            self._fill(read)
+            return
+        except Exception as error:
+            if len(read) < 2:
+                raise
+            log.warning("a batch of %d photos failed (%s): trying them one by one", len(read), error)
+        failures: list[Exception] = []
+        for one in read:
+            try:
+                self._fill([one])
+            except Exception as error:
+                failures.append(error)
+                one.analysis = _failed(one.analysis, f"{type(error).__name__}: {error}")
+        if len(failures) == len(read):
+            raise failures[0]
+
+    def _fill(self, read: list[_Read]) -> None:
+        if not read:
+            return
+        started = time.perf_counter()
+        columns: dict[str, np.ndarray] = {}
+        for index, reader in enumerate(self.readers):
+            rows = {"pixels": np.concatenate([one.crops[index] for one in read]), **_extents(read)}
+            columns |= reader(rows, self.config.batch_size)
+        share = 1e3 * (time.perf_counter() - started) / len(read)
+        at = 0
+        for one in read:
+            rows_of_one = range(at, at + len(one.boxes))
+            at += len(one.boxes)
+            items = [self._item(one, given, columns, row) for given, row in zip(one.boxes, rows_of_one, strict=True)]
+            if all(_is_finite(value) for item in items for value in item.values()):
+                one.analysis = replace(one.analysis, items=items, infer_ms=share)
+            else:
+                one.analysis = _failed(one.analysis, "the model gave a number that is not finite")
+
+    def _item(self, one: _Read, given: GivenBox, columns: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+        item: dict[str, Any] = {"given_item_id": given.item_id, "box_source": "manifest" if given.box else "whole_photo"}
+        item |= {f"bbox_{part}": given.box[index] if given.box else None for index, part in enumerate("xywh")}
+        values = {name: column[row] for name, column in columns.items()}
+        if "topk_class_name" in values:
+            pairs = zip(values.pop("topk_class_name"), values.pop("topk_prob"), strict=True)
+            item["topk"] = [{"class_name": str(name), "prob": float(prob)} for name, prob in pairs]
+        item |= {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        return {**item, "flags": self._flags(one, given, item)}
+
+    def _flags(self, one: _Read, given: GivenBox, item: Mapping[str, Any]) -> list[str]:
+        flags = {
+            "whole_photo": given.box is None,
+            "low_confidence": item.get("class_prob", 1.0) < self.config.low_confidence,
+            "no_scale": self.needs_scale and (one.analysis.px_per_mm is None or given.box is None),
+        }
+        return [name for name, is_set in flags.items() if is_set]
+
+
+def _reader(location: str, config: AnalyzerConfig) -> Reader:
+    bundle = read_bundle(location)
+    task = task_of(bundle.card)
+    network = task.network(weights="random")
+    network.load_state_dict(dict(bundle.weights))
+    spec = replace(task.spec, slack=0.0)
+    rng = np.random.default_rng(0)
+    rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
+    example = task.prepare(rows, train=False)
+    runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads)
+    return Reader(task=task, card=bundle.card, spec=spec, runtime=runtime)
+
+
+def _crop(photo: Photo, given: GivenBox, spec: SampleSpec) -> np.ndarray:
+    try:
+        return crop_square(photo, given.box, side_px=spec.stored_px, margin=spec.stored_margin)
+    except (ValueError, MemoryError, cv2.error) as error:
+        raise PhotoError("decode_error", re.sub(r"\S*[/\\]\S*", "…", str(error))) from error
+
+
+def _extents(read: Sequence[_Read]) -> dict[str, np.ndarray]:
+    """Width and height of every box in mm, nan where no scale is known."""
+    pairs = [
+        (given.box[2] / one.analysis.px_per_mm, given.box[3] / one.analysis.px_per_mm) if given.box and one.analysis.px_per_mm else (np.nan, np.nan)
+        for one in read
+        for given in one.boxes
+    ]
+    wide, high = np.array(pairs, np.float64).reshape(-1, 2).T
+    return {"extent_w_mm": wide, "extent_h_mm": high}
+
+
+def _on_cpu(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in outputs.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or bool(np.isfinite(value))
+
+
+def _failed(analysis: Analysis, message: str) -> Analysis:
+    detail = re.sub(r"<[^>]*>|\S*[/\\]\S*", "…", " ".join(message.split()))[:300]
+    return replace(analysis, status="quarantined", reason_code="model_error", reason_detail=detail, items=None)

@@ -1,0 +1,131 @@
+"""Inference runtimes: one network, several ways to run it, each held against plain PyTorch before it is used.
+
+In: a network, how it is called, and an example batch. Out: a `Runtime`, called like the network: a dict of tensors in, a dict of
+tensors out. Which one is used is always a choice of the caller, never a guess, and its difference to eager is measured on
+the example and kept. Ratios of speed on two cores (two-tower ResNet-18 at 224 px, one thread): see `make bench`.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from foodray.config import choose
+from foodray.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+RuntimeName = Literal["eager", "bf16", "compiled", "openvino", "openvino_bf16"]
+Batch = Mapping[str, Tensor]
+Forward = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+TOLERANCE: dict[str, float] = {"eager": 1e-4, "bf16": 0.05, "compiled": 1e-3, "openvino": 1e-3, "openvino_bf16": 0.05}
+"""Largest difference to eager that is accepted, as a share of the largest output. Measured on a two-tower ResNet-18: fp32 5e-7, bf16 4e-3."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runtime:
+    """A network made ready for inference."""
+
+    name: RuntimeName
+    """Which one."""
+    run: Callable[[Batch], dict[str, Tensor]]
+    """The call; outputs are float32 on the CPU, or on the device where it is a GPU."""
+    difference: float
+    """Largest difference to eager on the example, as a share of the largest output."""
+    seconds_to_build: float
+    """How long it took to build and check."""
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Run on a batch of any size."""
+        return self.run(batch)
+
+
+def make_runtime(name: RuntimeName, network: nn.Module, forward: Forward, example: Batch, *, device: torch.device | None = None, threads: int = 1) -> Runtime:
+    """Build a runtime and check it on the example; raises `ConfigError` when it strays from eager or cannot run here.
+
+    `threads` is what one call may use on the CPU. `compiled` takes half a minute to build.
+    """
+    choose("runtime", name, get_args(RuntimeName))
+    device = device or torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    elif name.startswith("openvino"):
+        raise ConfigError(f"runtime = {name!r} runs on the CPU, but device = {device}; choose bf16 or eager")
+    started = time.monotonic()
+    network = network.to(device).eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)
+    eager = _eager(network, forward, device, torch.float32)
+    run = eager
+    if name == "bf16":
+        run = _eager(network, forward, device, torch.bfloat16)
+    elif name == "compiled":
+        run = _eager(torch.compile(network, dynamic=True), forward, device, torch.float32)  # type: ignore[arg-type]
+    elif name.startswith("openvino"):
+        run = _openvino(network, forward, example, precision="bf16" if name.endswith("bf16") else "f32", threads=threads)
+    difference = _difference(run(example), eager(example))
+    if not difference <= TOLERANCE[name]:
+        raise ConfigError(f"runtime = {name!r} differs from eager by {difference:.2g} of the largest output (accepted: {TOLERANCE[name]:g}); choose another")
+    made = Runtime(name=name, run=run, difference=difference, seconds_to_build=round(time.monotonic() - started, 2))
+    log.info("runtime %s: built and checked in %.1f s, difference to eager %.1g", name, made.seconds_to_build, difference)
+    return made
+
+
+def _eager(network: nn.Module, forward: Forward, device: torch.device, dtype: torch.dtype) -> Callable[[Batch], dict[str, Tensor]]:
+    @torch.inference_mode()
+    def run(batch: Batch) -> dict[str, Tensor]:
+        moved = {name: _moved(tensor, device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return {name: tensor.float() for name, tensor in forward(network, moved).items()}
+
+    return run
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    tensor = tensor.to(device, non_blocking=True)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+class _Positional(nn.Module):
+    """A network with its inputs and outputs in order instead of by name, as a tracer wants them."""
+
+    def __init__(self, network: nn.Module, forward: Forward, inputs: list[str]) -> None:
+        super().__init__()
+        self.network, self.call, self.inputs = network, forward, inputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in the order of their sorted names."""
+        outputs = self.call(self.network, dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(outputs[name] for name in sorted(outputs))
+
+
+def _openvino(network: nn.Module, forward: Forward, example: Batch, *, precision: str, threads: int) -> Callable[[Batch], dict[str, Tensor]]:
+    import openvino
+
+    inputs = sorted(example)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # OpenVINO traces with torch.jit, which torch deprecates
+        names = sorted(forward(network, example))
+        model = openvino.convert_model(_Positional(network, forward, inputs), example_input=tuple(example[name] for name in inputs))
+    for port, name in zip(model.inputs, inputs, strict=True):  # only the batch is of any size
+        port.get_node().set_partial_shape(openvino.PartialShape([-1, *example[name].shape[1:]]))
+    model.validate_nodes_and_infer_types()
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+
+    def run(batch: Batch) -> dict[str, Tensor]:
+        results = compiled([batch[name].numpy() for name in inputs])
+        return {name: torch.from_numpy(results[index].copy()).float() for index, name in enumerate(names)}
+
+    return run
+
+
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Largest difference over all outputs, as a share of the largest value of that output (at least 1)."""
+    shares = [((found[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1.0)).item() for name, tensor in expected.items()]
+    return max(shares, default=0.0)

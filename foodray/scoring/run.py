@@ -1,0 +1,270 @@
+"""Scoring a whole archive: every row of the manifest to one result and to the study tables, resumable and never twice.
+
+    results/name/plan/            which row of work belongs to which block
+                 parts/           one Parquet file of results a block: the record of what is done
+                 lease/           who is scoring at this moment
+                 progress.json    how far
+                 tables/          image_results, items, occasions, days, quarantine as Parquet and CSV, with their dictionary
+                 run.json         lineage, accounting, digests; written last, again after each submission that completes
+
+A run is named by its fingerprint (bundles, code, settings, markers, schema): the same command again scores what is missing and nothing
+else, a manifest that grew only its new rows; another weight is another run beside the old one, which stays whole.
+"""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from foodray.cluster import check_resources, check_storage, connect, num_workers_at_most
+from foodray.config import digest, to_plain
+from foodray.corpus.manifest import Study, load_study, withdrawn_ids
+from foodray.corpus.marker import Marker, read_markers
+from foodray.errors import ExistsError, QuarantineError
+from foodray.provenance import lineage
+from foodray.scoring.accounting import accounting
+from foodray.scoring.config import ScoreConfig, fingerprint
+from foodray.scoring.files import write_tables
+from foodray.scoring.lease import lease
+from foodray.scoring.ledger import Ledger, Rows, manifest_rows
+from foodray.scoring.schema import IMAGE_RESULTS, TABLES_VERSION
+from foodray.scoring.scorer import Scorer, ScorerJob
+from foodray.scoring.tables import DayCalibration, study_tables
+from foodray.storage.bundle import read_bundle
+from foodray.storage.store import Store
+
+log = logging.getLogger(__name__)
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A scored archive."""
+
+    store: Store
+    """Its run folder."""
+    info: dict[str, Any]
+    """The content of run.json."""
+    tables: dict[str, pa.Table]
+    """The study tables by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """What is to be scored and by what, read and verified before anything starts."""
+
+    config: ScoreConfig
+    study: Study
+    rows: Rows
+    markers: Mapping[str, Marker]
+    cards: list[Mapping[str, Any]]
+    """The cards of the bundles, in order."""
+    fingerprint: str
+
+    @staticmethod
+    def open(config: ScoreConfig) -> "Archive":
+        """Read manifest and bundles; raises `StudyError` or `BundleError`."""
+        study = load_study(config.study, photos_root=config.photos_root or None, tolerant=True)
+        cards = [read_bundle(location).card for location in config.analyzer.bundles]
+        markers = read_markers(study.markers_yaml) if study.markers_yaml else {}
+        identity = fingerprint(config, [str(card["card_sha256"]) for card in cards], study.markers_yaml)
+        return Archive(config=config, study=study, rows=manifest_rows(study), markers=markers, cards=cards, fingerprint=identity)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.config.name or f"score-{self.fingerprint[:8]}"
+
+    @property
+    def store(self) -> Store:
+        """The run's folder."""
+        return Store(self.config.results).sub(self.run_id)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run's record."""
+        return Ledger(self.store)
+
+    def withdrawn(self) -> list[str]:
+        """Ids of the photos that were withdrawn from everything."""
+        ids = self.study.images["image_id"].to_pylist()
+        return [image_id for image_id, scope in zip(ids, withdrawn_ids(self.study), strict=True) if scope == "all"]
+
+    def manifest_sha256(self) -> str:
+        """Identity of the manifest, its boxes included."""
+        return digest({"jobs": self.rows.jobs["row_sha256"].to_pylist(), "fixed": self.rows.fixed})
+
+
+def score(config: ScoreConfig, progress: Progress | None = None) -> Scored:
+    """Score what is missing of an archive and write its tables.
+
+    Raises a `FoodrayError` before anything starts where that is possible, `RunningError` when the run is being scored already, and
+    `QuarantineError` at the end when too many photos are in quarantine.
+    """
+    archive = Archive.open(config)
+    _claim(archive)
+    with lease(archive.store):
+        num_forgotten = archive.ledger.forget(archive.withdrawn())
+        blocks = archive.ledger.open_blocks(archive.rows.jobs, retry=config.retry, photos_per_block=config.photos_per_block)
+        started = time.monotonic()
+        num_scored = sum(block.num_rows for block in blocks)
+        log.info("%s: %d photos in the manifest, %d to score in %d blocks", archive.store.root, archive.study.images.num_rows, num_scored, len(blocks))
+        if blocks:
+            _score_blocks(archive, blocks, progress)
+        return _seal(archive, {"num_scored": num_scored, "num_forgotten": num_forgotten, "seconds": round(time.monotonic() - started, 1)})
+
+
+def _claim(archive: Archive) -> None:
+    """Make the folder this run's; raises `ExistsError` when it is another's."""
+    store = archive.store
+    about = {"run_id": archive.run_id, "fingerprint": archive.fingerprint, "config": to_plain(archive.config)}
+    if store.create("config.json", json.dumps(about, indent=2).encode()):
+        return
+    found = json.loads(store.read("config.json"))
+    if found.get("fingerprint") != archive.fingerprint:
+        raise ExistsError(
+            f"{store.root} is a run of other models, code or settings (fingerprint {str(found.get('fingerprint'))[:8]}, this is {archive.fingerprint[:8]}); "
+            "it stays as it is: give this run another --name, or none"
+        )
+
+
+def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress | None) -> None:
+    config, store = archive.config, archive.store
+    connect()
+    check_resources(config.min_workers, cpus_per_worker=1.0, use_gpu=config.use_gpu)
+    check_storage(Store(config.results), ("results", store, "config.json"), *[("bundle", Store(location), "bundle.json") for location in config.analyzer.bundles])
+    job = ScorerJob(
+        photos=archive.study.photos,
+        parts=archive.ledger.parts,
+        analyzer=config.analyzer,
+        markers=archive.markers,
+        fetch_threads=config.fetch_threads,
+        run_id=archive.run_id,
+    )
+    most = min(config.max_workers or num_workers_at_most(use_gpu=config.use_gpu), len(blocks))
+    pool = ActorPoolStrategy(min_size=min(config.min_workers, most), max_size=most, max_tasks_in_flight_per_actor=2)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    work = ray.data.from_arrow(blocks).map_batches(
+        Scorer,
+        fn_constructor_args=(job,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=1,
+        num_gpus=1 if config.use_gpu else 0,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    with _follow(store, sum(block.num_rows for block in blocks), progress) as count:
+        for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
+            for index in range(len(batch["block"])):
+                count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
+
+
+@contextmanager
+def _follow(store: Store, total: int, progress: Progress | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Count blocks, and tell about it in progress.json and to `progress`, at most once in two seconds and at the end."""
+    counts: Counter[str] = Counter()
+    first, last = time.monotonic(), 0.0
+    begun: list[float] = []
+
+    def tell() -> None:
+        done, seconds = counts["photos"], time.monotonic() - begun[0]
+        rate = (done - counts["first"]) / seconds if seconds > 0 else 0.0
+        record = {"photos": done, "total": total, **{name: counts[name] for name in ("ok", "ok_no_food", "quarantined")}}
+        record |= {"photos_per_s": round(rate, 1), "eta_s": round((total - done) / rate) if rate else None, "seconds": round(time.monotonic() - first, 1)}
+        store.write("progress.json", json.dumps({**record, "at": time.time()}).encode(), replace=True)
+        if progress is not None:
+            progress(record)
+
+    def count(block: Mapping[str, Any]) -> None:
+        nonlocal last
+        counts.update({name: int(number) for name, number in block.items()})
+        if not begun:  # the first block holds the start of the workers
+            begun.append(time.monotonic())
+            counts["first"] = counts["photos"]
+        if time.monotonic() - last > 2.0 or counts["photos"] == total:
+            last = time.monotonic()
+            tell()
+
+    yield count
+
+
+def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
+    """Join results and manifest, check the sums, write tables and run.json."""
+    store, study, config = archive.store, archive.study, archive.config
+    results = _image_results(archive)
+    sums = accounting(results, study.images.num_rows)
+    tables = study_tables(results, study.images, study.foods, day_calibration(archive.cards), manifest_sha256=archive.manifest_sha256())
+    digests = write_tables(store.sub("tables"), tables, name=archive.run_id, replace=True)
+    before = json.loads(store.read("run.json")) if store.exists("run.json") else {"submissions": []}
+    share = sums.num_by_status.get("quarantined", 0) / max(1, study.images.num_rows)
+    info = {
+        "run_id": archive.run_id,
+        "fingerprint": archive.fingerprint,
+        "study": study.store.root,
+        "sample_data": bool(study.info.get("sample")),
+        "manifest_sha256": archive.manifest_sha256(),
+        "accounting": to_plain(sums),
+        "share_quarantined": share,
+        "digests": digests,
+        "models": [_model(location, card) for location, card in zip(config.analyzer.bundles, archive.cards, strict=True)],
+        "config": to_plain(config),
+        "lineage": lineage(),
+        "submissions": [*before["submissions"], {**work, "finished_at": datetime.now(UTC).isoformat(timespec="seconds")}],
+    }
+    store.write("run.json", json.dumps(info, indent=2, ensure_ascii=False).encode(), replace=True)
+    if share > config.max_quarantined:
+        raise QuarantineError(
+            f"{store.root}: {share:.1%} of the photos are in quarantine, more than max_quarantined = {config.max_quarantined:.1%}; "
+            f"the tables are written, the reasons are in {store.uri('tables/quarantine.csv')}"
+        )
+    return Scored(store=store, info=info, tables=tables)
+
+
+def _image_results(archive: Archive) -> pa.Table:
+    """One row a row of the manifest, with the lineage of the run."""
+    wanted = set(archive.rows.jobs["row_sha256"].to_pylist())
+    scored = [row for row in archive.ledger.results().to_pylist() if row.pop("row_sha256") in wanted]
+    made = {"run_id": archive.run_id, **_lineage(archive)}
+    rows = [{**row, **made} for row in (*scored, *archive.rows.fixed)]
+    return pa.Table.from_pylist(rows, schema=pa.schema([pa.field(column.name, column.type) for column in IMAGE_RESULTS]))
+
+
+def _lineage(archive: Archive) -> dict[str, str]:
+    code = lineage()
+    return {
+        "model_id": "+".join(str(card["task"]) + "-" + str(card["card_sha256"])[:8] for card in archive.cards),
+        "model_version": "+".join(str(card["created_at"]) for card in archive.cards),
+        "model_sha256": "+".join(str(card["weights_sha256"]) for card in archive.cards),
+        "code_version": f"{code['foodray']}+{code['code_sha256'][:12]}",
+        "config_sha256": archive.fingerprint,
+        "manifest_sha256": archive.manifest_sha256(),
+        "schema_version": TABLES_VERSION,
+    }
+
+
+def _model(location: str, card: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("task", "created_at", "card_sha256", "weights_sha256", "metrics", "data")
+    return {"bundle": location, **{name: card.get(name) for name in kept}, "calibration": card["state"].get("calibration")}
+
+
+def day_calibration(cards: list[Mapping[str, Any]]) -> DayCalibration | None:
+    """The interval of day totals that a bundle for energy brings, if one does."""
+    for card in cards:
+        fitted = card["state"].get("calibration") or {}
+        if fitted.get("day_halfwidth") is not None and card["config"].get("target") == "energy_kcal":
+            return DayCalibration(half_width_log1p=fitted["day_halfwidth"], level=fitted["level"])
+    return None
