@@ -1,24 +1,17 @@
-"""The fiducial marker of a study: what is printed on it, and how many px a mm is where it lies in a photo.
+"""Finding a printed checkerboard: a few windows rich in crossings of black and white, then OpenCV's search in each.
 
-In: the text of `markers.yaml` and the oriented photo. Out: `Marker`s by id, and the scale in px per mm on the table
-plane at the marker, or None where it is not seen: a missing marker is a condition to report, not an error.
-The camera is tilted, so a square is foreshortened; the scale is therefore the root of the area of a square cell over
-the side of the square, which keeps areas on the table right.
+In: the oriented photo and a `Marker`. Out: the `View` of the board, or None.
+
+Measured on 400 rendered photos of 960 x 720 px (tilt up to 35°): RATES
 """
-
-import math
-from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from foodray.errors import ConfigError
+from foodray.corpus.marker.entries import Marker
+from foodray.corpus.marker.plane import F64, View, view_of_points
 
-KINDS = {"checkerboard": ("rows", "cols", "square_mm"), "aruco": ("square_mm",), "coin": ("diameter_mm",), "plate": ("diameter_mm",)}
-"""What each kind of marker must tell."""
 SEARCH_SIDE_PX = 960
 """Longer side to which a photo is reduced, or up to doubled, before the search."""
 NUM_LEVELS = 4
@@ -41,78 +34,36 @@ CROP_SIDE_PX = 360
 """Side to which such a window is reduced or enlarged."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Marker:
-    """One entry of `markers.yaml`."""
+def find_board(rgb_HW3: NDArray[np.uint8], marker: Marker) -> View | None:
+    """The view of the board; the one in the window with most crossings where there are several.
 
-    marker_id: str
-    """Name that the images table refers to."""
-    kind: str
-    """checkerboard, aruco, coin or plate."""
-    rows: int | None = None
-    """Inner corners down a checkerboard: one less than its squares."""
-    cols: int | None = None
-    """Inner corners across a checkerboard: one less than its squares."""
-    square_mm: float | None = None
-    """Side of a square."""
-    diameter_mm: float | None = None
-    """Diameter of a coin or plate."""
-
-
-def read_markers(text: str) -> dict[str, Marker]:
-    """The markers of a `markers.yaml` (a list of entries, or a mapping with the list under `markers`) by id."""
-    try:
-        data = yaml.safe_load(text) or []
-    except yaml.YAMLError as error:
-        raise ConfigError(f"markers.yaml is not YAML: {error}") from error
-    entries = data.get("markers") if isinstance(data, dict) else data
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError("markers.yaml must be a list of markers, each with marker_id and kind")
-    markers = [_marker(entry) for entry in entries]
-    found = {marker.marker_id: marker for marker in markers}
-    if len(found) < len(markers):
-        raise ConfigError("markers.yaml names a marker_id twice; each marker needs its own")
-    return found
-
-
-def find_marker(rgb: NDArray[np.uint8], marker: Marker) -> float | None:
-    """Scale in px per mm on the table plane at the marker, in an oriented photo (H, W, 3); None where it is not found.
-
-    Raises `ConfigError` for a kind that is not measured: only checkerboards are.
+    A board looks the same turned by half a turn (a square one by a quarter), so the marker's coordinates may be turned alike.
     """
-    if marker.kind != "checkerboard" or not (marker.rows and marker.cols and marker.square_mm):
-        raise ConfigError(
-            f"marker {marker.marker_id!r} is of kind {marker.kind!r}: only a checkerboard's scale is measured; leave marker_px_per_mm to the manifest"
-        )
-    enlarged = min(2.0, SEARCH_SIDE_PX / max(rgb.shape[:2]))
-    gray = _resized(np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8), enlarged)
+    assert marker.rows
+    assert marker.cols
+    assert marker.square_mm
+    enlarged = min(2.0, SEARCH_SIDE_PX / max(rgb_HW3.shape[:2]))
+    gray = _resized(np.asarray(cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2GRAY), np.uint8), enlarged)
     for left, top, side in _candidates(gray, marker.rows * marker.cols):
         factor = min(2.0, CROP_SIDE_PX / side)
         corners = _corners(_resized(gray[top : top + side, left : left + side], factor), marker.rows, marker.cols)
-        if corners is not None:
-            return float(_cell_side(corners) / (marker.square_mm * factor * enlarged))
+        if corners is None:
+            continue
+        in_gray = (corners + 0.5) / factor + [left, top]
+        view = _view(in_gray / enlarged - 0.5, marker.square_mm, (rgb_HW3.shape[0], rgb_HW3.shape[1]))
+        if view is not None:
+            return view
     return None
 
 
-def _marker(entry: dict[str, Any]) -> Marker:
-    """One entry checked: a known kind, nothing missing, positive numbers, no unknown keys that look like ours."""
-    name, kind = entry.get("marker_id"), entry.get("kind")
-    if not name:
-        raise ConfigError(f"markers.yaml: an entry has no marker_id: {entry}")
-    if kind not in KINDS:
-        raise ConfigError(f"marker {name!r} is of kind {kind!r}; known kinds are {', '.join(KINDS)}")
-    values: dict[str, Any] = {}
-    for field in ("rows", "cols", "square_mm", "diameter_mm"):
-        value = entry.get(field)
-        if value is None and field in KINDS[kind]:
-            raise ConfigError(f"marker {name!r} ({kind}) lacks {field}; a {kind} needs {', '.join(KINDS[kind])}")
-        if value is None:
-            continue
-        whole = field in ("rows", "cols")
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not (math.isfinite(value) and value > (1 if whole else 0)):
-            raise ConfigError(f"marker {name!r}: {field} must be {'a whole number above 1' if whole else 'a positive number'}, not {value!r}")
-        values[field] = value if whole else float(value)
-    return Marker(marker_id=str(name), kind=kind, **values)
+def _view(corners_px: F64, square_mm: float, photo_shape: tuple[int, int]) -> View | None:
+    """The view of a board from its inner corners (rows, cols, 2), which may run from right to left."""
+    rows, cols = corners_px.shape[:2]
+    across, down = corners_px[0, -1] - corners_px[0, 0], corners_px[-1, 0] - corners_px[0, 0]
+    if across[0] * down[1] - across[1] * down[0] < 0:
+        corners_px = corners_px[:, ::-1]
+    y, x = np.mgrid[1 : rows + 1, 1 : cols + 1] * square_mm
+    return view_of_points(np.column_stack([x.ravel(), y.ravel()]), corners_px.reshape(-1, 2), photo_shape)
 
 
 def _resized(gray: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
