@@ -8,6 +8,7 @@ FoodrayError
 ├── SplitError        a split leaks, or cannot be made from the groups there are
 ├── StorageError      a path cannot be read or written
 │   └── ExistsError   something is already there; foodray never replaces what a run did not make
+├── ScoringError      the books of a scoring run do not balance, or its tables are not what they must be
 ├── BundleError       a model bundle is incomplete, altered, or of another kind
 ├── ClusterError      the cluster cannot run what was asked: resources, shared storage, workers
 └── ScoringError      an archive was not scored as it should be: rows that do not add up
@@ -70,6 +71,10 @@ class ExistsError(StorageError):
 
 class BundleError(FoodrayError):
     """A model bundle is incomplete, altered, or of another kind."""
+
+
+class ScoringError(FoodrayError):
+    """The books of a scoring run do not balance, or its tables are not what they must be."""
 
 
 class ClusterError(FoodrayError):

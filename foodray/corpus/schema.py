@@ -57,6 +57,12 @@ class Column:
     """Smallest value that is possible."""
     default: str | None = None
     """Value taken where the column or the cell is empty."""
+    identifier: bool = False
+    """Whether it points to a person or to one of their photos or meals."""
+    since: str = SCHEMA_VERSION
+    """Version of the schema that brought it."""
+    volatile: bool = False
+    """Whether two runs of the same thing may differ in it: hours, durations, retries; left out of digests."""
 
 
 def _text(name: str, meaning: str, **more: object) -> Column:
@@ -126,8 +132,11 @@ FOODS = (
     _number("energy_kcal_per_100g", "energy density in kcal per 100 g"),
     _number("density_g_per_ml", "density in g per mL"),
     _text("source", "where the values come from"),
+    _text("food_code_system", "coding system of the code, for instance FNDDS"),
+    _text("food_code_version", "version of the coding system; a code means nothing without it"),
+    _text("food_code", "code in that system, as text: zeros at its front count"),
 )
-"""One row a food class; further nutrient columns are passed through."""
+"""One row a food class; further nutrient columns are passed through. Scoring uses protein_g, fat_g and carb_g `_per_100g`."""
 
 WITHDRAWN = (
     _text("participant_id", "participant who withdrew"),

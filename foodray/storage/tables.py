@@ -36,11 +36,13 @@ def read_parquet(store: Store, key: str) -> pa.Table:
 
 
 def for_spreadsheets(table: pa.Table) -> pa.Table:
-    """The table with nested columns as JSON text and an apostrophe before text that a spreadsheet would run as a formula."""
+    """The table with nested columns as JSON text, bytes as hex, and an apostrophe before text that a spreadsheet would run as a formula."""
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_nested(column.type):
             column = pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_pylist()], pa.string())
+        elif pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
+            column = pa.array([None if value is None else value.hex() for value in column.to_pylist()], pa.string())
         elif pa.types.is_string(column.type):
             column = pa.array([_harmless(value) for value in column.to_pylist()], pa.string())
         columns[name] = column

@@ -1,0 +1,1 @@
+"""Scoring: an archive of photos in, the tables of a study out."""
