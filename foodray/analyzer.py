@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import cv2
@@ -126,6 +127,8 @@ class Reader:
     card: Mapping[str, Any]
     spec: SampleSpec
     runtime: Runtime
+    columns: frozenset[str]
+    """Names of the prediction columns."""
 
     def __call__(self, rows: Rows, batch_size: int) -> dict[str, np.ndarray]:
         """Prediction columns of crops (N, P, P, 3), a few at a time."""
@@ -157,7 +160,11 @@ class Analyzer:
         """Verify the bundles and build their runtimes; raises `BundleError` or `ConfigError`."""
         cv2.setNumThreads(1)
         torch.set_num_threads(config.threads)
-        return Analyzer(config, [_reader(location, config) for location in config.bundles], markers)
+        readers = [_reader(location, config) for location in config.bundles]
+        for (place, one), (other_place, other) in combinations(zip(config.bundles, readers, strict=True), 2):
+            if both := one.columns & other.columns:
+                raise ConfigError(f"{place} and {other_place} both give {', '.join(sorted(both))}; leave one out, or train the second without that head")
+        return Analyzer(config, readers, markers)
 
     @property
     def needs_scale(self) -> bool:
@@ -258,7 +265,8 @@ def _reader(location: str, config: AnalyzerConfig) -> Reader:
     rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
     example = task.prepare(rows, train=False)
     runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads)
-    return Reader(task=task, card=bundle.card, spec=spec, runtime=runtime)
+    columns = frozenset(task.predictions(_on_cpu(runtime(example))))
+    return Reader(task=task, card=bundle.card, spec=spec, runtime=runtime, columns=columns)
 
 
 def _crop(photo: Photo, given: GivenBox, spec: SampleSpec) -> np.ndarray:

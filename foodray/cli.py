@@ -1,7 +1,7 @@
 """The command line, generated from the configs: the only place that parses arguments and prints.
 
 Each command imports what it needs when it runs, so that `--help` is quick. An error of foodray ends with its message and
-exit code 2 for a wrong setting, 1 for anything else; the traceback is for bugs.
+exit code 2 for a wrong setting, 3 for too many photos in quarantine, 1 for anything else; the traceback is for bugs.
 """
 
 import argparse
@@ -16,9 +16,11 @@ import tyro
 from tyro.conf import Positional
 
 from foodray.config import nearest
-from foodray.errors import ConfigError, FoodrayError
+from foodray.errors import ConfigError, FoodrayError, QuarantineError
 
 if TYPE_CHECKING:
+    from foodray.scoring.plan import Plan
+    from foodray.scoring.run import Scored
     from foodray.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _dispatch(arguments)
     except FoodrayError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(2 if isinstance(error, ConfigError) else 3 if isinstance(error, QuarantineError) else 1)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -48,7 +50,20 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
         family = arguments[1] if len(arguments) > 1 else ""
         raise ConfigError(f"foodray train {family!r}: name a family; {nearest(family, ['mtl'])}; its settings: foodray train mtl --help")
-    commands: dict[str, Any] = {"demo": demo, "sample": sample, "check": check, "import": import_, "index": index, "train": train_help, "show": show}
+    if arguments[:1] == ["score"]:
+        score(arguments[1:])
+        return
+    commands: dict[str, Any] = {
+        "demo": demo,
+        "sample": sample,
+        "check": check,
+        "import": import_,
+        "index": index,
+        "train": train_help,
+        "show": show,
+        "score": score_help,
+        "diff": diff,
+    }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
 
@@ -178,8 +193,56 @@ def show(run: Positional[str]) -> None:
         raise ConfigError(f"{run} is not a finished run (no run.json)") from error
 
 
+def score_help() -> None:
+    """Score an archive of photos with trained bundles: foodray score --help."""
+
+
+def score(arguments: list[str]) -> None:
+    """Score a whole archive, or with --plan tell what that would take."""
+    from foodray.scoring.config import ScoreConfig
+    from foodray.scoring.plan import plan
+    from foodray.scoring.run import score as score_archive
+
+    @dataclass(frozen=True, kw_only=True)
+    class Score(ScoreConfig):
+        plan: bool = False
+        """Only count, measure a pilot and estimate the time; nothing is written."""
+
+    parsed = tyro.cli(Score, args=arguments, prog="foodray score", description=_SCORE_HELP, config=(tyro.conf.OmitArgPrefixes,))
+    config = ScoreConfig(**{item.name: getattr(parsed, item.name) for item in fields(ScoreConfig)})
+    if parsed.plan:
+        print_plan(plan(config))
+        return
+    print_scored(score_archive(config, progress=print_scoring))
+
+
+_SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
+
+Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again scores only what is missing; other bundles,
+settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined."""
+
+
+def diff(run_a: Positional[str], run_b: Positional[str], out: str | None = None) -> None:
+    """Show what another model changed: items, occasions, days, labels, participants.
+
+    Args:
+        run_a: Folder of a scored run.
+        run_b: Folder of the run it is compared with.
+        out: New folder or s3:// location for the differences as tables; by default they are only summed up.
+    """
+    from foodray.scoring.diff import diff_runs, write_diff
+    from foodray.scoring.files import read_tables
+    from foodray.storage.store import Store
+
+    found = diff_runs(*(read_tables(Store(run)) for run in (run_a, run_b)))
+    print("\n".join(found.summary))
+    if out is not None:
+        write_diff(Store(out), found)
+        print(f"tables       {Store(out).root}")
+
+
 def demo(folder: str = "runs/demo", seed: int = 0) -> None:
-    """The whole way on a sample study: generate, index, train, evaluate; about five minutes on two cores.
+    """The whole way on a sample study: generate, index, train, evaluate, score; about five minutes on two cores.
 
     Args:
         folder: New folder for everything the demo makes.
@@ -189,18 +252,22 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
     store = Store(folder)
     if not store.exists("study/images.csv"):
-        print("1/3  rendering a sample study (synthetic photos: a demonstration, never a result)")
+        print("1/4  rendering a sample study (synthetic photos: a demonstration, never a result)")
         sample(store.uri("study"), num_participants=40, seed=seed)
     if not store.exists("corpus/corpus.json"):
-        print("2/3  indexing it into a corpus")
+        print("2/4  indexing it into a corpus")
         index(store.uri("study"), store.uri("corpus"))
-    print("3/3  training the multi-task model from random weights")
+    print("3/4  training the multi-task model from random weights")
     train_mtl(["--corpus", store.uri("corpus"), "--results", store.uri("runs"), "--name", "mtl", *DEMO_SETTINGS, "--loop.seed", str(seed)])
+    print("\n4/4  scoring the whole archive with that model")
+    score(["--study", store.uri("study"), "--results", store.uri("scored"), "--bundles", store.uri("runs/mtl/bundle"), *DEMO_SCORING])
 
 
+DEMO_SCORING = ["--name", "archive", "--runtime", "bf16"]
 DEMO_SETTINGS = [
     *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "20"),
     *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "2"),
+    *("--task.interval-level", "0.8"),  # the validation side holds 6 people, and 0.9 needs 9
 ]
 
 
@@ -219,6 +286,43 @@ def print_progress(record: dict[str, Any]) -> None:
         f"validation: {validation}" if validation else "",
     ]
     print("     " + " · ".join(part for part in parts if part), flush=True)
+
+
+def print_scoring(record: dict[str, Any]) -> None:
+    """One line: how many photos are done, how fast, how long still, how many in quarantine."""
+    eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
+    speed = f"{record['photos_per_s']:.0f} photos/s" if record["photos_per_s"] else ""
+    parts = [f"{record['photos']} of {record['total']} photos", speed, eta, f"{record['quarantined']} in quarantine"]
+    print("     " + " · ".join(part for part in parts if part), flush=True)
+
+
+def print_plan(plan: "Plan") -> None:
+    """What a submission would find and do."""
+    size = "unknown" if plan.num_bytes is None else f"{plan.num_bytes / 1e6:,.1f} MB"
+    fixed = ", ".join(f"{count} {status}" for status, count in plan.num_fixed.items())
+    lost = f"; {plan.num_not_listed} are not there" if plan.num_not_listed else ""
+    print(f"run          {plan.run}\nmanifest     {plan.num_photos} photos{f' ({fixed} without looking)' if fixed else ''}")
+    print(f"done         {plan.num_done}\nto score     {plan.num_to_score} photos, {size}{lost}")
+    if plan.photos_per_s and plan.seconds is not None:
+        formats = ", ".join(f"{count} {name}" for name, count in plan.formats.items())
+        print(f"pilot        {plan.num_pilot} photos at {plan.photos_per_s:.1f}/s on one worker; {formats}")
+        print(f"estimate     {plan.seconds / 60:.1f} minutes with {plan.num_workers} workers, their start not counted")
+    print("nothing was written")
+
+
+def print_scored(run: "Scored") -> None:
+    """The account of a scored archive, the size of its tables and where they are."""
+    from foodray.scoring.accounting import account_lines
+
+    print("\n" + "\n".join(account_lines(run.info["accounting"])))
+    if run.info["sample_data"]:
+        print("\nTHE PHOTOS ARE RENDERED SAMPLE DATA: the tables show that the software works, they are not a result.")
+    print(f"\n{'table':14}{'rows':>9}")
+    for name, table in run.tables.items():
+        print(f"{name:14}{table.num_rows:>9}")
+    work = run.info["submissions"][-1]
+    print(f"\nscored now   {work['num_scored']} photos in {work['seconds']:.0f} s")
+    print(f"run folder   {run.store.root}\ntables       {run.store.uri('tables')} (Parquet, CSV, dictionary)")
 
 
 MAE_COLUMNS = ("val_mae_kcal", "val_mae_g", "val_mae_ml")
@@ -244,9 +348,28 @@ def print_run(run: "Run") -> None:
         counts = f"|I| = {test['num_correct']:.0f} correct of N = {test['num_both']:.0f}"
         mccr = "undefined" if test["mccr"] is None else f"{test['mccr']:.4f}"
         print(f"\nMCCR {mccr} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
+    _print_reliability(
+        run.info.get("calibration"), metrics.get("reliability", {}), unit=next((name for name in ("kcal", "g", "ml") if f"mae_{name}" in metrics["test"]), "")
+    )
     print("\nrun folder   " + run.store.root)
     for title, key in (("bundle", "bundle"), ("pictures", "figures"), ("predictions", "predictions.parquet")):
         print(f"{title:12} {run.store.uri(key)}")
+
+
+def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:
+    """What was calibrated on the validation side, and how it holds on the test side."""
+    if not fitted:
+        return
+    if found.get("ece") is not None:
+        print(f"\ntemperature {fitted['temperature']:.2f}; calibration error of the top class on the test side {found['ece']:.1%}")
+    people = f"fitted on {fitted['num_participants']} participants"
+    if fitted["portion_halfwidth"] is not None:
+        shares = f"{found['coverage']:.1%} of the test items, mean over participants {found['coverage_participants']:.1%}, least {found['coverage_least']:.1%}"
+        print(f"{fitted['level']:.0%} intervals, {people}: hold {shares}; mean width {found[f'mean_width_{unit}']:.0f} {unit}")
+    elif unit:
+        print(f"no {fitted['level']:.0%} intervals, {people}: that level needs {fitted['level'] / (1 - fitted['level']):.0f}")
+    if found.get("day_coverage") is not None:
+        print(f"{fitted['level']:.0%} intervals of day totals: hold {found['day_coverage']:.1%} of {found['num_days']} test days")
 
 
 _COLUMNS = [

@@ -34,6 +34,14 @@ def _resources() -> str:
     return f"{total.get('CPU', 0):g} logical CPUs, {total.get('GPU', 0):g} GPUs"
 
 
+def num_workers_at_most(*, use_gpu: bool) -> int:
+    """How many workers of one CPU or GPU make sense: GPUs, or CPUs; of a private cluster this machine's cores, for its CPUs are logical."""
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if use_gpu:
+        return max(1, int(total.get("GPU", 0)))
+    return max(1, int(total.get("CPU", 1)) if os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1)
+
+
 def check_resources(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) -> None:
     """Raise `ClusterError` when the workers could never be placed; Ray itself would wait for ever."""
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -8,12 +8,11 @@ FoodrayError
 ├── SplitError        a split leaks, or cannot be made from the groups there are
 ├── StorageError      a path cannot be read or written
 │   └── ExistsError   something is already there; foodray never replaces what a run did not make
-├── ScoringError      the books of a scoring run do not balance, or its tables are not what they must be
 ├── BundleError       a model bundle is incomplete, altered, or of another kind
-├── ClusterError      the cluster cannot run what was asked: resources, shared storage, workers
-└── ScoringError      an archive was not scored as it should be: rows that do not add up
-    ├── RunningError  another submission scores the same run at this moment
-    └── QuarantineError  more photos were quarantined than the study allows
+├── ScoringError      the books of a scoring run do not balance, or its tables are not what they must be
+│   ├── RunningError     another submission scores the same run at this moment
+│   └── QuarantineError  more photos are in quarantine than the study allows
+└── ClusterError      the cluster cannot run what was asked: resources, shared storage, workers
 """
 
 from collections.abc import Sequence
@@ -79,10 +78,6 @@ class ScoringError(FoodrayError):
 
 class ClusterError(FoodrayError):
     """The cluster cannot run what was asked: resources, shared storage, workers."""
-
-
-class ScoringError(FoodrayError):
-    """An archive was not scored as it should be: rows that do not add up."""
 
 
 class RunningError(ScoringError):

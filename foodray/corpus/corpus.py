@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foodray.corpus.hashing import hash_words
+from foodray.corpus.intake import intake_weights
 from foodray.corpus.schema import PHOTO_SCHEMA
 from foodray.errors import CorpusError
 from foodray.storage.store import Store
@@ -35,6 +36,8 @@ SAMPLE_COLUMNS = (
     "volume_ml",
     "extent_w_mm",
     "extent_h_mm",
+    "day_key",
+    "intake_weight",
 )
 
 
@@ -99,6 +102,8 @@ class Corpus:
         An item without a box counts as one only when it is the photo's only item (a whole-photo label).
         """
         table = self.read_rows(self.store)
+        intake = intake_weights(table)
+        table = table.append_column("day_key", pa.array(intake.day, pa.string())).append_column("intake_weight", pa.array(intake.weight))
         usable = table.filter(pc.equal(table["status"], "ok"))
         consented = usable.filter(pc.equal(usable["consent_scope"], "score_train"))
         if not consented.num_rows:
@@ -116,6 +121,7 @@ class Corpus:
 def samples_of(photo: dict[str, Any], level: Level) -> list[dict[str, Any]]:
     """The samples of one photo row, in the order of its items; `box` is None for the whole photo."""
     shared = {name: photo[name] for name in ("image_id", "participant_id", "image_sha256", "phash", "split")}
+    shared |= {name: photo.get(name) for name in ("day_key", "intake_weight")}
     items = photo["items"] or []
     if level == "photo":
         classes = {item["class_name"] for item in items if item["class_name"]}
@@ -134,7 +140,7 @@ def _item_truth(item: dict[str, Any], px_per_mm: float | None) -> dict[str, Any]
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    numbers = ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm")
+    numbers = ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm", "intake_weight")
     columns: dict[str, np.ndarray] = {}
     for name in SAMPLE_COLUMNS:
         values: list[Any] = [row.get(name) for row in rows]

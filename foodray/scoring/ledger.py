@@ -88,18 +88,22 @@ class Ledger:
         first = pa.array([index == 0 or hashes[index - 1] != value for index, value in enumerate(hashes)], pa.bool_())
         return latest.filter(first).drop_columns(["at"])
 
+    def left(self, jobs: pa.Table, *, retry: Retry) -> list[dict[str, Any]]:
+        """The rows of work that are not done, each with the number of its next attempt."""
+        found = {row["row_sha256"]: row for row in self.results().select(["row_sha256", "attempts", "reason_code"]).to_pylist()}
+        again = {key: row["attempts"] + 1 for key, row in found.items() if _is_open(row, retry)}
+        rows = jobs.to_pylist()
+        return [{**row, "attempts": again.get(row["row_sha256"], 1)} for row in rows if row["row_sha256"] not in found or row["row_sha256"] in again]
+
     def open_blocks(self, jobs: pa.Table, *, retry: Retry, photos_per_block: int) -> list[pa.Table]:
-        """What is left to score, one table (`JOB_SCHEMA`) a block; new rows are cut into blocks, which are written down."""
-        done = self.results()
-        again = {row["row_sha256"]: row["attempts"] + 1 for row in done.select(["row_sha256", "attempts", "reason_code"]).to_pylist() if _is_open(row, retry)}
-        finished = set(done["row_sha256"].to_pylist()) - again.keys()
-        planned = {row["row_sha256"]: row for row in self._planned() if row["attempts"] >= again.get(row["row_sha256"], 1)}
-        rows = [row for row in jobs.to_pylist() if row["row_sha256"] not in finished]
-        fresh = [row for row in rows if row["row_sha256"] not in planned]
-        planned |= self._plan([{"row_sha256": row["row_sha256"], "attempts": again.get(row["row_sha256"], 1)} for row in fresh], photos_per_block)
+        """What is left to score, one table (`JOB_SCHEMA`) a block; rows seen for the first time are cut into blocks, which are written down."""
+        left = self.left(jobs, retry=retry)
+        planned = {(row["row_sha256"], row["attempts"]): row["block"] for row in self._planned()}
+        planned |= self._plan([key for row in left if (key := (row["row_sha256"], row["attempts"])) not in planned], photos_per_block)
         blocks: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            blocks.setdefault(planned[row["row_sha256"]]["block"], []).append({**row, **planned[row["row_sha256"]]})
+        for row in left:
+            block = planned[row["row_sha256"], row["attempts"]]
+            blocks.setdefault(block, []).append({**row, "block": block})
         return [pa.Table.from_pylist(rows, schema=JOB_SCHEMA) for _, rows in sorted(blocks.items())]
 
     def forget(self, image_ids: Iterable[str]) -> int:
@@ -117,13 +121,14 @@ class Ledger:
     def _planned(self) -> list[dict[str, Any]]:
         return [row for key in self.plans.list() for row in read_parquet(self.plans, key).to_pylist()]
 
-    def _plan(self, fresh: Sequence[dict[str, Any]], photos_per_block: int) -> dict[str, dict[str, Any]]:
+    def _plan(self, fresh: Sequence[tuple[str, int]], photos_per_block: int) -> dict[tuple[str, int], str]:
         if not fresh:
             return {}
         submission = len(self.plans.list()) + 1
-        rows = [{**row, "block": f"{submission:04d}-{index // photos_per_block:06d}"} for index, row in enumerate(fresh)]
+        blocks = {key: f"{submission:04d}-{index // photos_per_block:06d}" for index, key in enumerate(fresh)}
+        rows = [{"row_sha256": row, "attempts": attempt, "block": block} for (row, attempt), block in blocks.items()]
         self.plans.write(f"{submission:04d}.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)))
-        return {row["row_sha256"]: row for row in rows}
+        return blocks
 
 
 def _is_open(row: Mapping[str, Any], retry: Retry) -> bool:

@@ -142,7 +142,8 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
     config, store = archive.config, archive.store
     connect()
     check_resources(config.min_workers, cpus_per_worker=1.0, use_gpu=config.use_gpu)
-    check_storage(Store(config.results), ("results", store, "config.json"), *[("bundle", Store(location), "bundle.json") for location in config.analyzer.bundles])
+    bundles = [("bundles", Store(location), "bundle.json") for location in config.analyzer.bundles]
+    check_storage(Store(config.results), ("results", store, "config.json"), *bundles)
     job = ScorerJob(
         photos=archive.study.photos,
         parts=archive.ledger.parts,
@@ -164,8 +165,6 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
         compute=pool,
         num_cpus=1,
         num_gpus=1 if config.use_gpu else 0,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     with _follow(store, sum(block.num_rows for block in blocks), progress) as count:
         for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
@@ -183,7 +182,7 @@ def _follow(store: Store, total: int, progress: Progress | None) -> Iterator[Cal
     def tell() -> None:
         done, seconds = counts["photos"], time.monotonic() - begun[0]
         rate = (done - counts["first"]) / seconds if seconds > 0 else 0.0
-        record = {"photos": done, "total": total, **{name: counts[name] for name in ("ok", "ok_no_food", "quarantined")}}
+        record: dict[str, Any] = {"photos": done, "total": total, **{name: counts[name] for name in ("ok", "ok_no_food", "quarantined")}}
         record |= {"photos_per_s": round(rate, 1), "eta_s": round((total - done) / rate) if rate else None, "seconds": round(time.monotonic() - first, 1)}
         store.write("progress.json", json.dumps({**record, "at": time.time()}).encode(), replace=True)
         if progress is not None:
@@ -206,18 +205,18 @@ def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
     """Join results and manifest, check the sums, write tables and run.json."""
     store, study, config = archive.store, archive.study, archive.config
     results = _image_results(archive)
-    sums = accounting(results, study.images.num_rows)
     tables = study_tables(results, study.images, study.foods, day_calibration(archive.cards), manifest_sha256=archive.manifest_sha256())
+    account = accounting(tables["image_results"], study.images.num_rows)
     digests = write_tables(store.sub("tables"), tables, name=archive.run_id, replace=True)
     before = json.loads(store.read("run.json")) if store.exists("run.json") else {"submissions": []}
-    share = sums.num_by_status.get("quarantined", 0) / max(1, study.images.num_rows)
+    share = tables["quarantine"].num_rows / max(1, study.images.num_rows)
     info = {
         "run_id": archive.run_id,
         "fingerprint": archive.fingerprint,
         "study": study.store.root,
         "sample_data": bool(study.info.get("sample")),
         "manifest_sha256": archive.manifest_sha256(),
-        "accounting": to_plain(sums),
+        "accounting": account,
         "share_quarantined": share,
         "digests": digests,
         "models": [_model(location, card) for location, card in zip(config.analyzer.bundles, archive.cards, strict=True)],

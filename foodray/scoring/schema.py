@@ -92,6 +92,7 @@ ITEM_FIELDS = (
     _number("bbox_y", "upper edge of the box in px of the oriented photo", pa.float32(), minimum=None),
     _number("bbox_w", "width of the box in px of the oriented photo", pa.float32()),
     _number("bbox_h", "height of the box in px of the oriented photo", pa.float32()),
+    _text("given_item_id", "id of the box in the study's truth_items, where the box came from there", identifier=True),
     _text("box_source", "where the box comes from", allowed=BOX_SOURCES),
     _number("detection_score", "how sure the detector is that this is food, 0 to 1", pa.float32()),
     _text("mask_rle", "mask as JSON: a COCO run-length code"),

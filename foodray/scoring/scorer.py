@@ -78,13 +78,16 @@ class Scorer:
         started = time.monotonic()
         results = list(self._score(rows))
         self.job.parts.write(f"{name}.parquet", parquet_bytes(pa.Table.from_pylist(results, schema=PART_SCHEMA)), replace=True)
-        counts = {"block": name, "photos": len(results), "seconds": time.monotonic() - started}
-        for status in ("ok", "ok_no_food", "quarantined"):
-            counts[status] = sum(result["status"] == status for result in results)
-            self.photos.inc(counts[status] or 1e-9, tags={"run_id": self.job.run_id, "status": status})
+        counts = {status: sum(result["status"] == status for result in results) for status in ("ok", "ok_no_food", "quarantined")}
+        for status, count in counts.items():
+            self._count(self.photos, count, status=status)
         for step in ("decode", "infer"):
-            self.seconds.inc(sum(result[f"{step}_ms"] or 0.0 for result in results) / 1e3 + 1e-9, tags={"run_id": self.job.run_id, "step": step})
-        return counts
+            self._count(self.seconds, sum(result[f"{step}_ms"] or 0.0 for result in results) / 1e3, step=step)
+        return {"block": name, "photos": len(results), "seconds": time.monotonic() - started, **counts}
+
+    def _count(self, counter: Counter, value: float, **tags: str) -> None:
+        if value > 0:  # Ray's counters refuse zero
+            counter.inc(value, tags={"run_id": self.job.run_id, **tags})
 
     def _score(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         with ThreadPoolExecutor(self.job.fetch_threads) as pool:
@@ -107,7 +110,7 @@ class Scorer:
             return error
 
     def _analyze(self, rows: list[dict[str, Any]], fetched: list[bytes | PhotoError]) -> Iterator[dict[str, Any]]:
-        inputs = [_photo_input(row, data) for row, data in zip(rows, fetched, strict=True) if isinstance(data, bytes)]
+        inputs = [photo_input(row, data) for row, data in zip(rows, fetched, strict=True) if isinstance(data, bytes)]
         analyses = iter(self.analyzer.analyze(inputs))
         for row, data in zip(rows, fetched, strict=True):
             if isinstance(data, PhotoError):
@@ -116,7 +119,8 @@ class Scorer:
                 yield _result(row, next(analyses), data)
 
 
-def _photo_input(row: dict[str, Any], data: bytes) -> PhotoInput:
+def photo_input(row: dict[str, Any], data: bytes) -> PhotoInput:
+    """A row of work (`JOB_SCHEMA`) and the bytes of its photo, for the analyzer."""
     boxes = tuple(GivenBox(box=(box["bbox_x"], box["bbox_y"], box["bbox_w"], box["bbox_h"]), item_id=box["item_id"]) for box in row["boxes"] or [])
     return PhotoInput(data=data, boxes=boxes, marker_id=row["marker_id"], px_per_mm=row["marker_px_per_mm"])
 

@@ -244,6 +244,7 @@ def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, se
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "bundle_id": results["bundle_id"],
+        "calibration": results["state"].get("calibration"),
         "data": _data_card(corpus, plan),
         "split": to_plain(config.split),
         "world_size": results["world_size"],
