@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from foodray.corpus.intake import Intake, intake_weights
 from foodray.corpus.schema import Column, arrow_schema
 from foodray.errors import ConfigError, ScoringError
-from foodray.scoring.accounting import in_schema, withdraw
 from foodray.scoring.nested import KJ_PER_KCAL, fill_amounts, flatten, nest, sums
+from foodray.scoring.results import in_schema, withdraw
 from foodray.scoring.schema import DAYS, FLAGS, IMAGE_RESULTS, INCOMPLETE, ITEMS, KEYS, LINEAGE, NUTRIENTS, OCCASIONS, QUARANTINE
 
 log = logging.getLogger(__name__)

@@ -262,6 +262,20 @@ def test_results_that_do_not_belong_together_are_refused(rows: list[Row], why: s
         study_tables(results(*rows), manifest(photo("b"), photo("c")))
 
 
+@pytest.mark.parametrize("wrong", [{"energy_kcl": 1.0}, {"status": 1}, {"items": [item(1.0, energy_kcl=1.0)]}, {"items": [item(1.0, mass_g="much")]}])
+def test_a_name_or_value_that_does_not_fit_is_never_dropped_silently(wrong: Row) -> None:
+    with pytest.raises(ScoringError, match=r"unknown columns energy_kcl|do not fit"):
+        results({**scored("b", 1.0), **wrong})
+
+
+def test_stored_results_with_a_strange_column_are_refused_and_lacking_ones_are_null() -> None:
+    strange = pa.table({"image_id": ["b"], "status": ["ok"], "items": pa.array([[{"energy_kcal": 2.0, "salt_g": 1.0}]])})
+    with pytest.raises(ScoringError, match="items of image_results: unknown columns salt_g"):
+        study_tables(strange, manifest(photo("b")))
+    plain = pa.table({"image_id": ["b"], "status": ["ok"], "items": pa.array([[{"energy_kcal": 2.0}]])})
+    assert column(study_tables(plain, manifest(photo("b")))["days"], "consumed_kcal") == [2]
+
+
 def test_a_grown_manifest_leaves_its_own_hash_on_what_is_summed() -> None:
     rows = [scored("b", 1.0), scored("c", 1.0, manifest_sha256="other")]
     tables = study_tables(results(*rows), manifest(photo("b"), photo("c")), manifest_sha256="other")
