@@ -1,21 +1,16 @@
 """The books of a scoring run: every row of the manifest ends exactly once, and each result is what its status says.
 
-In: the results of a run. Out: the results in their exact schema, the counts per status and reason, or a `ScoringError`
-that tells every account that does not balance.
+In: the results of a run. Out: the counts per status and reason, or a `ScoringError` that tells every account that does not balance.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from foodray.corpus.schema import Column, arrow_schema
 from foodray.errors import ScoringError
-from foodray.scoring.schema import LINEAGE, REASON_CODES, STATUSES
-
-KEPT = ("run_id", "image_id", "participant_id", "status", *(column.name for column in LINEAGE))
-"""Columns that a withdrawn photo keeps; all others are emptied."""
+from foodray.scoring.schema import REASON_CODES, STATUSES
 
 
 def accounting(image_results: pa.Table, num_manifest_rows: int) -> dict[str, object]:
@@ -41,31 +36,6 @@ def account_lines(account: Mapping[str, object]) -> list[str]:
     lines = [f"{status:<12} {account[status]:>9}  {meaning}" for status, meaning in STATUSES.items()]
     lines += [f"  {reason:<18} {num:>9}" for reason, num in sorted(reasons.items())]
     return [*lines, f"{'manifest':<12} {account['manifest']:>9}  rows, the sum"]
-
-
-def in_schema(table: pa.Table, columns: tuple[Column, ...], *, name: str) -> pa.Table:
-    """A table with exactly these columns in order: absent ones null, types cast. Raises `ScoringError` for others or unfit values."""
-    schema = arrow_schema(columns)
-    unknown = [column for column in table.column_names if column not in schema.names]
-    if unknown:
-        raise ScoringError(f"{name} has unknown columns {', '.join(unknown)}; foodray/scoring/schema.py lists the known ones")
-    try:
-        arrays = [table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type) for field in schema]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ScoringError(f"{name} does not fit its schema: {error}") from error
-    return pa.table(arrays, schema=schema)
-
-
-def withdraw(image_results: pa.Table, image_ids: Collection[str] = ()) -> pa.Table:
-    """The results with these photos withdrawn, and every withdrawn row emptied but for the columns of `KEPT`."""
-    asked = pc.is_in(image_results["image_id"], pa.array(sorted(image_ids), pa.string()))
-    gone = pc.or_(asked, pc.fill_null(pc.equal(image_results["status"], "withdrawn"), False)).combine_chunks()
-    if not pc.any(gone).as_py():
-        return image_results
-    place = pa.array(np.arange(len(gone)), mask=gone.to_numpy(zero_copy_only=False))
-    columns = {name: image_results[name] if name in KEPT else image_results[name].take(place) for name in image_results.column_names}
-    columns["status"] = pc.if_else(gone, "withdrawn", image_results["status"])
-    return pa.table(columns, schema=image_results.schema)
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

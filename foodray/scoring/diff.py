@@ -162,9 +162,10 @@ def _summary(frames: Mapping[str, pd.DataFrame], lineage: Mapping[str, str], *, 
     lines.append(f"labels: {flipped} of {matched} matched items changed class{f' ({flipped / matched:.1%})' if matched else ''}")
     lines += [f"  {row.class_name_a} -> {row.class_name_b}: {row.num_items}" for row in flips.head(5).itertuples()]
     lines += [_change_line(name, frames[name]) for name in ("items", "occasions", "days")]
+    affected = frames["participants"].query("mean_change_abs_kcal > 0").head(5)
     lines += [
         f"  most affected: {row.participant_id}, mean absolute change of a day {row.mean_change_abs_kcal:.0f} kcal over {row.num_days} days"
-        for row in frames["participants"].head(5).itertuples()
+        for row in affected.itertuples()
     ]
     return tuple(lines)
 

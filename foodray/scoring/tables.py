@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from foodray.corpus.intake import Intake, intake_weights
 from foodray.corpus.schema import Column, arrow_schema
 from foodray.errors import ConfigError, ScoringError
-from foodray.scoring.accounting import in_schema, withdraw
 from foodray.scoring.nested import KJ_PER_KCAL, fill_amounts, flatten, nest, sums
+from foodray.scoring.results import in_schema, withdraw
 from foodray.scoring.schema import DAYS, FLAGS, IMAGE_RESULTS, INCOMPLETE, ITEMS, KEYS, LINEAGE, NUTRIENTS, OCCASIONS, QUARANTINE
 
 log = logging.getLogger(__name__)
@@ -199,9 +199,10 @@ def _assumption(photos: pd.DataFrame) -> pd.Series:
     after, paired = photos["role"] == "after", photos["pair_id"].notna()
     counted = photos["counted"] & (photos["weight"] != 0)
     by_pair = (after & counted & paired).groupby(photos["serving"]).transform("any")
-    whole = (after & ~paired & counted).groupby(photos["occasion"]).transform("any") & ~(after & ~paired & ~counted).groupby(photos["occasion"]).transform(
-        "any"
-    )
+    # After photos without a pair show the whole occasion, if all of them count.
+    lone = after & ~paired
+    whole = (lone & counted).groupby(photos["occasion"]).transform("any")
+    whole &= ~(lone & ~counted).groupby(photos["occasion"]).transform("any")
     uncovered = _any(photos, (photos["role"] == "before") & counted & ~by_pair & ~whole)
     expected = _any(photos, after)
     words = np.select([~expected, ~uncovered], ["all_eaten", "measured"], "after_missing")

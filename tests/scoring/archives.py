@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from foodray.corpus.schema import IMAGES, arrow_schema
-from foodray.scoring.schema import IMAGE_RESULTS
+from foodray.scoring.results import results_table
 
 MADE = {
     "run_id": "run-1",
@@ -53,7 +53,7 @@ def refused(image_id: str, reason: str = "truncated") -> Row:
 
 def results(*rows: Row) -> pa.Table:
     """Results as scoring writes them."""
-    return pa.Table.from_pylist(list(rows), schema=arrow_schema(IMAGE_RESULTS))
+    return results_table(rows)
 
 
 def column(table: pa.Table, name: str) -> Sequence[Any]:

@@ -61,6 +61,12 @@ def test_an_after_photo_in_quarantine_leaves_an_upper_bound_that_is_not_complete
     assert (row["consumed_kcal"], row["consumed_assumption"], row["complete"], row["flags"]) == (300, "after_missing", False, ["photo_quarantined"])
 
 
+def test_one_of_two_after_photos_in_quarantine_is_after_missing_too() -> None:
+    photos = [photo("b"), photo("a1", capture_role="after"), photo("a2", capture_role="after")]
+    row = occasion(photos, [scored("b", 300.0), scored("a1", 30.0), refused("a2")])
+    assert (row["consumed_kcal"], row["consumed_assumption"], row["complete"]) == (270, "after_missing", False)
+
+
 def test_after_photos_of_some_servings_only_are_after_missing() -> None:
     photos = [photo("b1", pair_id="1"), photo("b2", pair_id="2"), photo("a1", pair_id="1", capture_role="after")]
     row = occasion(photos, [scored("b1", 300.0), scored("b2", 100.0), scored("a1", 30.0)])
@@ -134,6 +140,15 @@ def test_nutrients_of_a_meal_need_every_item() -> None:
     assert (one["consumed_mass_g"], one["consumed_protein_g"]) == (150, None)
 
 
+def test_a_nutrient_that_one_photo_lacks_is_unknown_for_the_meal_and_one_that_a_meal_lacks_for_the_day() -> None:
+    photos = [photo("b"), photo("c"), photo("d", occasion_type="dinner")]
+    rows = [scored("b", item(name="rice", mass_g=100.0)), scored("c", item(name="soup", mass_g=50.0)), scored("d", item(name="rice", mass_g=100.0))]
+    tables = study_tables(results(*rows), manifest(*photos), FOODS)
+    assert column(tables["occasions"], "consumed_protein_g") == [pytest.approx(2.7), None]
+    assert column(tables["days"], "consumed_protein_g") == [None]
+    assert column(tables["days"], "consumed_mass_g") == [250]
+
+
 def test_items_are_numbered_in_falling_order_of_area() -> None:
     tables = study_tables(results(scored("b", item(1.0, side=5), item(2.0, side=9), item(3.0, side=7, area_px=200.0))), manifest(photo("b")))
     assert column(tables["items"], "item_id") == ["b#0", "b#1", "b#2"]
@@ -168,6 +183,14 @@ def test_an_incomplete_day_gets_no_interval() -> None:
 def test_an_impossible_calibration_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="half_width_log1p"):
         DayCalibration(**wrong)
+
+
+def test_a_negative_day_gets_no_interval() -> None:
+    calibration = DayCalibration(half_width_log1p=0.2, level=0.9)
+    outcomes = results(scored("b", 0.5), scored("a", 1.0))
+    (day,) = study_tables(outcomes, manifest(photo("b"), photo("a", capture_role="after")), calibration=calibration)["days"].to_pylist()
+    assert (day["consumed_kcal"], day["consumed_lo_kcal"], day["consumed_hi_kcal"], day["interval_level"]) == (-0.5, None, None, None)
+    assert (day["complete"], day["flags"]) == (True, ["leftover_exceeds_served"])
 
 
 def test_occasions_without_a_day_are_in_no_day() -> None:
@@ -260,6 +283,20 @@ def test_every_table_has_its_schema_and_every_row_its_lineage_even_where_nothing
 def test_results_that_do_not_belong_together_are_refused(rows: list[Row], why: str) -> None:
     with pytest.raises(ScoringError, match=why):
         study_tables(results(*rows), manifest(photo("b"), photo("c")))
+
+
+@pytest.mark.parametrize("wrong", [{"energy_kcl": 1.0}, {"status": 1}, {"items": [item(1.0, energy_kcl=1.0)]}, {"items": [item(1.0, mass_g="much")]}])
+def test_a_name_or_value_that_does_not_fit_is_never_dropped_silently(wrong: Row) -> None:
+    with pytest.raises(ScoringError, match=r"unknown columns energy_kcl|do not fit"):
+        results({**scored("b", 1.0), **wrong})
+
+
+def test_stored_results_with_a_strange_column_are_refused_and_lacking_ones_are_null() -> None:
+    strange = pa.table({"image_id": ["b"], "status": ["ok"], "items": pa.array([[{"energy_kcal": 2.0, "salt_g": 1.0}]])})
+    with pytest.raises(ScoringError, match="items of image_results: unknown columns salt_g"):
+        study_tables(strange, manifest(photo("b")))
+    plain = pa.table({"image_id": ["b"], "status": ["ok"], "items": pa.array([[{"energy_kcal": 2.0}]])})
+    assert column(study_tables(plain, manifest(photo("b")))["days"], "consumed_kcal") == [2]
 
 
 def test_a_grown_manifest_leaves_its_own_hash_on_what_is_summed() -> None:
