@@ -130,6 +130,12 @@ class Reader:
     columns: frozenset[str]
     """Names of the prediction columns."""
 
+    @property
+    def interval_level(self) -> float | None:
+        """Nominal coverage of the intervals it gives; None where it gives none."""
+        fitted = getattr(self.task, "calibration", None)
+        return fitted.level if fitted and any("_lo_" in name for name in self.columns) else None
+
     def __call__(self, rows: Rows, batch_size: int) -> dict[str, np.ndarray]:
         """Prediction columns of crops (N, P, P, 3), a few at a time."""
         count = len(rows["pixels"])
@@ -243,6 +249,7 @@ class Analyzer:
         if "topk_class_name" in values:
             pairs = zip(values.pop("topk_class_name"), values.pop("topk_prob"), strict=True)
             item["topk"] = [{"class_name": str(name), "prob": float(prob)} for name, prob in pairs]
+        item["interval_level"] = next((reader.interval_level for reader in self.readers if reader.interval_level is not None), None)
         item |= {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         return {**item, "flags": self._flags(one, given, item)}
 

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -37,7 +38,8 @@ from foodray.scoring.config import ScoreConfig, fingerprint
 from foodray.scoring.files import write_tables
 from foodray.scoring.lease import lease
 from foodray.scoring.ledger import Ledger, Rows, manifest_rows
-from foodray.scoring.schema import IMAGE_RESULTS, TABLES_VERSION
+from foodray.scoring.results import results_table
+from foodray.scoring.schema import TABLES_VERSION
 from foodray.scoring.scorer import Scorer, ScorerJob
 from foodray.scoring.tables import DayCalibration, study_tables
 from foodray.storage.bundle import read_bundle
@@ -235,11 +237,12 @@ def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
 
 def _image_results(archive: Archive) -> pa.Table:
     """One row a row of the manifest, with the lineage of the run."""
-    wanted = set(archive.rows.jobs["row_sha256"].to_pylist())
-    scored = [row for row in archive.ledger.results().to_pylist() if row.pop("row_sha256") in wanted]
+    found = archive.ledger.results()
+    kept = found.filter(pc.is_in(found["row_sha256"], archive.rows.jobs["row_sha256"].combine_chunks()))
+    scored = kept.drop_columns(["row_sha256"]).to_pylist()
     made = {"run_id": archive.run_id, **_lineage(archive)}
     rows = [{**row, **made} for row in (*scored, *archive.rows.fixed)]
-    return pa.Table.from_pylist(rows, schema=pa.schema([pa.field(column.name, column.type) for column in IMAGE_RESULTS]))
+    return results_table(rows)
 
 
 def _lineage(archive: Archive) -> dict[str, str]:

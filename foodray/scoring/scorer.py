@@ -20,6 +20,7 @@ from foodray.corpus.hashing import sha256_hex
 from foodray.corpus.marker import Marker
 from foodray.corpus.schema import arrow_schema
 from foodray.errors import PhotoError
+from foodray.scoring.results import results_table
 from foodray.scoring.schema import IMAGE_RESULTS
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes
@@ -77,7 +78,8 @@ class Scorer:
     def _block(self, name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.monotonic()
         results = list(self._score(rows))
-        self.job.parts.write(f"{name}.parquet", parquet_bytes(pa.Table.from_pylist(results, schema=PART_SCHEMA)), replace=True)
+        keys = pa.array([row["row_sha256"] for row in rows], pa.string())
+        self.job.parts.write(f"{name}.parquet", parquet_bytes(results_table(results).append_column("row_sha256", keys)), replace=True)
         counts = {status: sum(result["status"] == status for result in results) for status in ("ok", "ok_no_food", "quarantined")}
         for status, count in counts.items():
             self._count(self.photos, count, status=status)
@@ -127,7 +129,7 @@ def photo_input(row: dict[str, Any], data: bytes) -> PhotoInput:
 
 def _result(row: dict[str, Any], analysis: Analysis, data: bytes | None) -> dict[str, Any]:
     """A row of a part file; keys of the manifest and lineage are joined to it when the run is sealed."""
-    result: dict[str, Any] = {"image_id": row["image_id"], "row_sha256": row["row_sha256"], "attempts": row["attempts"]}
+    result: dict[str, Any] = {"image_id": row["image_id"], "attempts": row["attempts"]}
     result |= {name: getattr(analysis, name) for name in ("status", "reason_code", "reason_detail", "items", "decode_ms", "infer_ms")}
     result |= {"scored_at": datetime.now(UTC), "marker_px_per_mm": analysis.px_per_mm}
     if data is not None:
