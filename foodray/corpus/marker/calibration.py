@@ -15,7 +15,7 @@ from foodray.corpus.marker.disc import find_disc
 from foodray.corpus.marker.entries import Marker
 from foodray.corpus.marker.plane import F64, View, apply, area_scale
 
-HIGH_REPROJECTION_SHARE = 0.02
+HIGH_REPROJECTION_SHARE = 0.006
 """Reprojection error over the root of the marker's area in the photo above which it is high. THRESH"""
 STRONG_TILT_DEG = 50.0
 """Tilt above which it is strong. THRESH"""

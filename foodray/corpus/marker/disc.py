@@ -4,7 +4,7 @@ In: the oriented photo and a `Marker`. Out: its `View`, or None. Three steps: ed
 (Loy and Zelinsky 2003); around the best centres the strongest closed path of edges is sought on rays, by dynamic programming, and an
 ellipse fitted to it (Fitzgibbon, Pilu and Fisher 1999), three times, each around the last ellipse; the ellipses are ranked.
 
-What it knows of a coin: the longer side of a photo of a meal shows 150 to 800 mm; a coin is round, evenly lit, and less colourful
+What it knows of a coin: the longer side of a photo of a meal shows 150 to 1000 mm; a coin is round, evenly lit, and less colourful
 than what it lies on. What it confuses with one: grapes and other round, pale food of its size, screw heads, a second coin. Two
 ellipses with near-equal support but different size give no scale at all, for a false one is worse than none.
 An ellipse tells no perspective: the homography is affine, and scale and areas hold near the disc. A coin that stands on its edge, as in
@@ -28,7 +28,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
-FIELD_MM = (150.0, 800.0)
+FIELD_MM = (150.0, 1000.0)
 """What the longer side of a photo may show."""
 USUAL_FIELD_MM = (220.0, 500.0)
 """What it shows as a rule; a disc that would mean less or more is ranked lower."""
@@ -36,12 +36,18 @@ NUM_RAYS = 64
 """Rays on which edges are sought."""
 RINGS = ((0.6, 1.5), (0.8, 1.25), (0.85, 1.18))
 """Range of each of the three searches, as shares of the radius so far."""
-NUM_STEPS = 48
+OUTER_RING = (1.025, 1.14)
+"""Range in which a larger ellipse around that of a plate is sought: the edge of a rim with a printed band inside it."""
+OUTER_SUPPORT = 0.8
+"""Least support of a larger, concentric ellipse over that of a smaller one, for the larger to be the rim of the plate."""
+NUM_STEPS = 32
 """Steps along a ray in that range."""
 SOFT_EDGE = 6.0
 """Gradient in grey levels per px that counts half as an edge; ten times as much counts nearly whole."""
 BEND = 0.05
 """Cost of a path for each step outwards or inwards, in edges."""
+MAX_COIN_CHROMA = 0.65
+"""Saturation above which nothing is a coin: 0.57 is the 99 % point of the coins of ECUSTFD, juice and tomatoes are at 0.7 to 0.9."""
 SAME_SHARE = 0.05
 """Difference in size up to which two discs give the same scale."""
 
@@ -139,6 +145,10 @@ def ranked_discs(rgb_HW3: U8, diameter_mm: float, rule: DiscRule) -> list[tuple[
     ]
     for ring in RINGS:
         discs = _refined(gx, gy, [disc for disc in discs if disc is not None], ring)
+    if rule.outermost:
+        found = [disc for disc in discs if disc is not None]
+        wider = _refined(gx, gy, found, OUTER_RING)
+        discs = [outer if outer is not None and outer.support > OUTER_SUPPORT * disc.support else disc for disc, outer in zip(found, wider, strict=True)]
     fair = [disc for disc in discs if disc is not None and _is_fair(disc, rule, radii, (height, width))]
     scored = sorted(((_score(rgb_HW3, disc, diameter_mm, rule), disc) for disc in fair), key=lambda pair: -pair[0])
     return _apart([pair for pair in scored if pair[0] >= rule.min_score], rule)
@@ -161,6 +171,8 @@ def _score(rgb_HW3: U8, disc: Ellipse, diameter_mm: float, rule: DiscRule) -> fl
         return score
     major, minor = disc.half_axes
     inside, outside = _ring_colors(rgb_HW3, disc, (0.2, 0.4, 0.6, 0.8)), _ring_colors(rgb_HW3, disc, (1.15, 1.25, 1.35))
+    if _chroma(inside) > MAX_COIN_CHROMA:
+        return -math.inf
     colourful = max(0.0, _chroma(inside) - _chroma(outside) + 0.1)
     uneven = float(inside.mean(axis=1).std()) / 100
     return score - 0.5 * colourful - 1.0 * (1 - minor / major) - 0.5 * uneven
@@ -173,7 +185,7 @@ def _apart(scored: list[tuple[float, Ellipse]], rule: DiscRule) -> list[tuple[fl
         rivals = [k for k, (_, other) in enumerate(kept) if math.dist(disc.centre, other.centre) < 0.5 * max(disc.radius, other.radius)]
         if not rivals:
             kept.append((score, disc))
-        elif rule.outermost and disc.radius > kept[rivals[0]][1].radius and disc.support > 0.8 * kept[rivals[0]][1].support:
+        elif rule.outermost and disc.radius > kept[rivals[0]][1].radius and disc.support > OUTER_SUPPORT * kept[rivals[0]][0]:
             kept[rivals[0]] = kept[rivals[0]][0], disc
     return kept
 
