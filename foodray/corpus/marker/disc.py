@@ -6,12 +6,19 @@ ellipse fitted to it (Fitzgibbon, Pilu and Fisher 1999), three times, each aroun
 
 What it knows of a coin: the longer side of a photo of a meal shows 150 to 1000 mm; a coin is round, evenly lit, and less colourful
 than what it lies on. What it confuses with one: grapes and other round, pale food of its size, screw heads, a second coin. Two
-ellipses with near-equal support but different size give no scale at all, for a false one is worse than none.
-An ellipse tells no perspective: the homography is affine, and scale and areas hold near the disc. A coin that stands on its edge, as in
-the side views of ECUSTFD, gives the scale of its own upright plane; the rim of a plate lies above the table, which makes things on the
-table 2 to 6 % too small.
+ellipses with near-equal support but different size give no scale at all, for a false one is worse than none. Of a plate it knows
+only that it is large; a plate that leaves the photo on one side may lose to the round food on it.
+An ellipse tells no perspective: the homography is affine, scale and areas hold near the disc, and the scale of a plate seen at 40° from
+520 mm comes out 4 % high. A coin that stands on its edge, as in the side views of ECUSTFD, gives the scale of its own upright plane; the
+rim of a plate lies above the table, which makes things on the table 2 to 6 % too small (20 mm of height seen from 350 to 900 mm).
 
-MEASURED
+Measured. Coins of ECUSTFD, 65 top and 66 side views that were not tuned on: found (IoU with the annotated box of at least 0.5) in 100 % and
+88 %; of the discs reported, 100 % and 98 % are the coin. The scale is 5.4 % and 1.5 % below that of the annotated boxes, which are drawn
+loosely; about that it varies by 2.8 % and 2.0 % (median), 6.5 % and 4.5 % (90 %). Where the coin was painted over, 2 % of 60 top views and
+7 % of 60 side views give a false scale, and so do 26 % of 145 rendered meals without one (cups of coffee, meat balls). Do not name a coin
+that is not there.
+Plates: in 96 rendered meals 89 % found, scale at the rim off by 1.8 % (median) and 3.4 % (95 %); on a tray instead of a plate 8 % of 49 are
+taken for one. Of 50 top views of ECUSTFD 47 give the published diameter within 12 %, 2 the food on a plate that is cut.
 """
 
 import math
@@ -34,13 +41,13 @@ USUAL_FIELD_MM = (220.0, 500.0)
 """What it shows as a rule; a disc that would mean less or more is ranked lower."""
 NUM_RAYS = 64
 """Rays on which edges are sought."""
-RINGS = ((0.6, 1.5), (0.8, 1.25), (0.85, 1.18))
+RINGS = ((0.6, 1.5), (0.75, 1.3), (0.85, 1.18))
 """Range of each of the three searches, as shares of the radius so far."""
 OUTER_RING = (1.025, 1.14)
 """Range in which a larger ellipse around that of a plate is sought: the edge of a rim with a printed band inside it."""
 OUTER_SUPPORT = 0.8
 """Least support of a larger, concentric ellipse over that of a smaller one, for the larger to be the rim of the plate."""
-NUM_STEPS = 32
+NUM_STEPS = 24
 """Steps along a ray in that range."""
 SOFT_EDGE = 6.0
 """Gradient in grey levels per px that counts half as an edge; ten times as much counts nearly whole."""
@@ -76,7 +83,7 @@ class DiscRule:
 
 RULES = {
     "coin": DiscRule(search_side_px=640, num_candidates=12, min_axis_ratio=0.6, min_support=0.40, min_score=0.42, plain=True, outermost=False, margin=0.05),
-    "plate": DiscRule(search_side_px=320, num_candidates=10, min_axis_ratio=0.5, min_support=0.50, min_score=0.50, plain=False, outermost=True, margin=0.05),
+    "plate": DiscRule(search_side_px=320, num_candidates=10, min_axis_ratio=0.5, min_support=0.50, min_score=0.58, plain=False, outermost=True, margin=0.05),
 }
 
 
