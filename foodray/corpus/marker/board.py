@@ -2,7 +2,9 @@
 
 In: the oriented photo and a `Marker`. Out: the `View` of the board, or None.
 
-Measured on 400 rendered photos of 960 x 720 px (tilt up to 35°): RATES
+Measured on rendered meals (tilt up to 35°), 138 of 960 x 720 px and 104 of 640 x 480 px that show the whole board: 99 % and 100 % found.
+Error of the scale 0.05 % and 0.07 % (median), 0.13 % and 0.23 % (95 %); of the tilt 0.4° and 0.6°, 1.7° and 1.6°; of the area of
+60 x 60 mm in the middle of the plate, which is extrapolated from a board of 64 x 48 mm beside it, 1.3 % and 2.4 %, 4.5 % and 9.6 %.
 """
 
 import cv2
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foodray.corpus.marker.entries import Marker
-from foodray.corpus.marker.plane import F64, View, view_of_points
+from foodray.corpus.marker.plane import F64, View, apply, view_of_points
 
 SEARCH_SIDE_PX = 960
 """Longer side to which a photo is reduced, or up to doubled, before the search."""
@@ -79,11 +81,18 @@ def _corners(gray: NDArray[np.uint8], rows: int, cols: int) -> NDArray[np.float6
     found, corners = cv2.findChessboardCorners(gray, (cols, rows), flags=cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE)
     if not found:
         return None
-    shape = (rows, cols, 2)
+    rough = np.asarray(corners, np.float64).reshape(-1, 2)
+    grid = np.mgrid[0:rows, 0:cols].reshape(2, -1).T[:, ::-1].astype(np.float64)
+    # OpenCV takes the outer corner of a square for an inner one in 4 % of small, rendered boards; the others tell where it should be.
+    plane = cv2.findHomography(grid, rough, cv2.LMEDS)[0]
+    expected = apply(np.asarray(plane, np.float64), grid) if np.shape(plane) == (3, 3) else rough
     # A window that reaches into the next cell pulls corners together; one of a third of a cell does not.
-    reach = int(np.clip(_cell_side(np.asarray(corners, np.float64).reshape(shape)) * 0.33, 2, 6))
+    reach = int(np.clip(_cell_side(expected.reshape(rows, cols, 2)) * 0.33, 2, 6))
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 20, 0.01)
-    return np.asarray(cv2.cornerSubPix(gray, corners, (reach, reach), (-1, -1), stop), np.float64).reshape(shape)
+    # OpenCV writes into the array, and refuses points outside the image.
+    start = np.ascontiguousarray(np.clip(expected, 0, [gray.shape[1] - 1, gray.shape[0] - 1]), np.float32).reshape(-1, 1, 2)
+    fine = cv2.cornerSubPix(gray, start, (reach, reach), (-1, -1), stop)
+    return np.asarray(fine, np.float64).reshape(rows, cols, 2)
 
 
 def _cell_side(corners: NDArray[np.float64]) -> float:

@@ -4,14 +4,21 @@ In: the oriented photo and a `Marker`. Out: its `View`, or None. Three steps: ed
 (Loy and Zelinsky 2003); around the best centres the strongest closed path of edges is sought on rays, by dynamic programming, and an
 ellipse fitted to it (Fitzgibbon, Pilu and Fisher 1999), three times, each around the last ellipse; the ellipses are ranked.
 
-What it knows of a coin: the longer side of a photo of a meal shows 150 to 800 mm; a coin is round, evenly lit, and less colourful
+What it knows of a coin: the longer side of a photo of a meal shows 150 to 1000 mm; a coin is round, evenly lit, and less colourful
 than what it lies on. What it confuses with one: grapes and other round, pale food of its size, screw heads, a second coin. Two
-ellipses with near-equal support but different size give no scale at all, for a false one is worse than none.
-An ellipse tells no perspective: the homography is affine, and scale and areas hold near the disc. A coin that stands on its edge, as in
-the side views of ECUSTFD, gives the scale of its own upright plane; the rim of a plate lies above the table, which makes things on the
-table 2 to 6 % too small.
+ellipses with near-equal support but different size give no scale at all, for a false one is worse than none. Of a plate it knows
+only that it is large; a plate that leaves the photo on one side may lose to the round food on it.
+An ellipse tells no perspective: the homography is affine, scale and areas hold near the disc, and the scale of a plate seen at 40° from
+520 mm comes out 4 % high. A coin that stands on its edge, as in the side views of ECUSTFD, gives the scale of its own upright plane; the
+rim of a plate lies above the table, which makes things on the table 2 to 6 % too small (20 mm of height seen from 350 to 900 mm).
 
-MEASURED
+Measured. Coins of ECUSTFD, 65 top and 66 side views that were not tuned on: found (IoU with the annotated box of at least 0.5) in 100 % and
+88 %; of the discs reported, 100 % and 98 % are the coin. The scale is 5.4 % and 1.5 % below that of the annotated boxes, which are drawn
+loosely; about that it varies by 2.8 % and 2.0 % (median), 6.5 % and 4.5 % (90 %). Where the coin was painted over, 2 % of 60 top views and
+7 % of 60 side views give a false scale, and so do 26 % of 145 rendered meals without one (cups of coffee, meat balls). Do not name a coin
+that is not there.
+Plates: in 96 rendered meals 89 % found, scale at the rim off by 1.8 % (median) and 3.4 % (95 %); on a tray instead of a plate 8 % of 49 are
+taken for one. Of 50 top views of ECUSTFD 47 give the published diameter within 12 %, 2 the food on a plate that is cut.
 """
 
 import math
@@ -28,20 +35,26 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
-FIELD_MM = (150.0, 800.0)
+FIELD_MM = (150.0, 1000.0)
 """What the longer side of a photo may show."""
 USUAL_FIELD_MM = (220.0, 500.0)
 """What it shows as a rule; a disc that would mean less or more is ranked lower."""
 NUM_RAYS = 64
 """Rays on which edges are sought."""
-RINGS = ((0.6, 1.5), (0.8, 1.25), (0.85, 1.18))
+RINGS = ((0.6, 1.5), (0.75, 1.3), (0.85, 1.18))
 """Range of each of the three searches, as shares of the radius so far."""
-NUM_STEPS = 48
+OUTER_RING = (1.025, 1.14)
+"""Range in which a larger ellipse around that of a plate is sought: the edge of a rim with a printed band inside it."""
+OUTER_SUPPORT = 0.8
+"""Least support of a larger, concentric ellipse over that of a smaller one, for the larger to be the rim of the plate."""
+NUM_STEPS = 24
 """Steps along a ray in that range."""
 SOFT_EDGE = 6.0
 """Gradient in grey levels per px that counts half as an edge; ten times as much counts nearly whole."""
 BEND = 0.05
 """Cost of a path for each step outwards or inwards, in edges."""
+MAX_COIN_CHROMA = 0.65
+"""Saturation above which nothing is a coin: 0.57 is the 99 % point of the coins of ECUSTFD, juice and tomatoes are at 0.7 to 0.9."""
 SAME_SHARE = 0.05
 """Difference in size up to which two discs give the same scale."""
 
@@ -70,7 +83,7 @@ class DiscRule:
 
 RULES = {
     "coin": DiscRule(search_side_px=640, num_candidates=12, min_axis_ratio=0.6, min_support=0.40, min_score=0.42, plain=True, outermost=False, margin=0.05),
-    "plate": DiscRule(search_side_px=320, num_candidates=10, min_axis_ratio=0.5, min_support=0.50, min_score=0.50, plain=False, outermost=True, margin=0.05),
+    "plate": DiscRule(search_side_px=320, num_candidates=10, min_axis_ratio=0.5, min_support=0.50, min_score=0.58, plain=False, outermost=True, margin=0.05),
 }
 
 
@@ -139,6 +152,10 @@ def ranked_discs(rgb_HW3: U8, diameter_mm: float, rule: DiscRule) -> list[tuple[
     ]
     for ring in RINGS:
         discs = _refined(gx, gy, [disc for disc in discs if disc is not None], ring)
+    if rule.outermost:
+        found = [disc for disc in discs if disc is not None]
+        wider = _refined(gx, gy, found, OUTER_RING)
+        discs = [outer if outer is not None and outer.support > OUTER_SUPPORT * disc.support else disc for disc, outer in zip(found, wider, strict=True)]
     fair = [disc for disc in discs if disc is not None and _is_fair(disc, rule, radii, (height, width))]
     scored = sorted(((_score(rgb_HW3, disc, diameter_mm, rule), disc) for disc in fair), key=lambda pair: -pair[0])
     return _apart([pair for pair in scored if pair[0] >= rule.min_score], rule)
@@ -161,6 +178,8 @@ def _score(rgb_HW3: U8, disc: Ellipse, diameter_mm: float, rule: DiscRule) -> fl
         return score
     major, minor = disc.half_axes
     inside, outside = _ring_colors(rgb_HW3, disc, (0.2, 0.4, 0.6, 0.8)), _ring_colors(rgb_HW3, disc, (1.15, 1.25, 1.35))
+    if _chroma(inside) > MAX_COIN_CHROMA:
+        return -math.inf
     colourful = max(0.0, _chroma(inside) - _chroma(outside) + 0.1)
     uneven = float(inside.mean(axis=1).std()) / 100
     return score - 0.5 * colourful - 1.0 * (1 - minor / major) - 0.5 * uneven
@@ -173,7 +192,7 @@ def _apart(scored: list[tuple[float, Ellipse]], rule: DiscRule) -> list[tuple[fl
         rivals = [k for k, (_, other) in enumerate(kept) if math.dist(disc.centre, other.centre) < 0.5 * max(disc.radius, other.radius)]
         if not rivals:
             kept.append((score, disc))
-        elif rule.outermost and disc.radius > kept[rivals[0]][1].radius and disc.support > 0.8 * kept[rivals[0]][1].support:
+        elif rule.outermost and disc.radius > kept[rivals[0]][1].radius and disc.support > OUTER_SUPPORT * kept[rivals[0]][0]:
             kept[rivals[0]] = kept[rivals[0]][0], disc
     return kept
 
