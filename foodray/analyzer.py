@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foodray.corpus.marker import Calibration, Marker, calibrate
+from foodray.corpus.marker import COVER_PX, Calibration, Marker, calibrate_photo
 from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for
 from foodray.corpus.samples import Box, SampleSpec
 from foodray.errors import ConfigError, PhotoError
@@ -34,9 +34,6 @@ from foodray.tasks import task_of
 from foodray.tasks.base import Rows, Task
 
 log = logging.getLogger(__name__)
-MARKER_COVER_PX = 720
-"""Least shorter side at which a marker is sought: what its search reduces a photo to."""
-
 BoxSource = Literal["manifest", "segmentation", "whole_photo"]
 
 
@@ -194,12 +191,11 @@ class Analyzer:
         marker = self.markers.get(photo.marker_id or "") if photo.px_per_mm is None else None
         try:
             windows = [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]
-            decoded = decode_for(photo.data, windows, cover=MARKER_COVER_PX if marker else 0, limits=self.config.limits)
+            decoded = decode_for(photo.data, windows, cover=COVER_PX if marker else 0, limits=self.config.limits)
             crops = tuple(np.stack([_crop(decoded, given, reader.spec) for given in boxes]) for reader in self.readers)
         except PhotoError as error:
             return _Read(analysis=Analysis(status="quarantined", reason_code=error.reason, reason_detail=error.detail[:300]))
-        found = calibrate(decoded.rgb_HW3, marker) if marker else None
-        scale = photo.px_per_mm if photo.px_per_mm is not None else found.px_per_mm / decoded.scale[0] if found and found.px_per_mm else None
+        found, scale = calibrate_photo(decoded, marker) if marker else (None, photo.px_per_mm)
         milliseconds = 1e3 * (time.perf_counter() - started)
         analysis = Analysis(status="ok", header=decoded.header, marker=found, px_per_mm=scale, decode_ms=milliseconds)
         return _Read(analysis=analysis, boxes=boxes, crops=crops)

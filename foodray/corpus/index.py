@@ -22,7 +22,7 @@ from foodray.corpus.corpus import CORPUS_FORMAT, Corpus
 from foodray.corpus.fetch import fetch_photo
 from foodray.corpus.hashing import perceptual_hash, sha256_hex
 from foodray.corpus.manifest import Study, withdrawn_ids
-from foodray.corpus.marker import Marker, calibrate, read_markers
+from foodray.corpus.marker import COVER_PX, Marker, calibrate_photo, read_markers
 from foodray.corpus.photo import PhotoLimits, decode
 from foodray.corpus.progress import Tally, counted
 from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION
@@ -114,7 +114,7 @@ class Ingest:
             raise PhotoError("hash_mismatch", f"the manifest says {row['image_sha256'][:12]}…, the file is {sha256[:12]}…")
         marker = self.markers.get(row["marker_id"] or "")
         measure = marker is not None and row["marker_px_per_mm"] is None
-        photo = decode(data, limits=self.limits, cover=None if measure else 128)
+        photo = decode(data, limits=self.limits, cover=COVER_PX if measure else 128)
         found: dict[str, Any] = {
             "image_sha256": sha256,
             "num_bytes": len(data),
@@ -126,7 +126,7 @@ class Ingest:
             "photo": data,
         }
         if measure and marker is not None:
-            found["marker_px_per_mm"] = calibrate(photo.rgb_HW3, marker).px_per_mm
+            found["marker_px_per_mm"] = calibrate_photo(photo, marker)[1]
         return found
 
 

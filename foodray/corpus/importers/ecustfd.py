@@ -323,7 +323,7 @@ def _image_row(key: str, name: Name, owner: str, scale: float | None) -> dict[st
         "capture_role": "before",
         "pair_id": name.portion,
         "view": name.view,
-        "marker_id": MARKER_ID,
+        "marker_id": None if scale is None else MARKER_ID,  # where no coin is annotated none is looked for: a false one is worse than none
         "marker_px_per_mm": scale,
         "amount_target": "served",
         "consent_scope": "score_train",

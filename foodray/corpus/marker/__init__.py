@@ -7,8 +7,8 @@ The camera is tilted, so a square is foreshortened; the scale is the root of the
 Photos must be oriented (EXIF applied) and not mirrored: an ArUco marker or a board in a mirror is not a marker.
 """
 
-from foodray.corpus.marker.calibration import FLAGS, Calibration, calibrate
+from foodray.corpus.marker.calibration import COVER_PX, FLAGS, Calibration, calibrate, calibrate_photo
 from foodray.corpus.marker.color import apply_color
 from foodray.corpus.marker.entries import Marker, read_markers
 
-__all__ = ["FLAGS", "Calibration", "Marker", "apply_color", "calibrate", "read_markers"]
+__all__ = ["COVER_PX", "FLAGS", "Calibration", "Marker", "apply_color", "calibrate", "calibrate_photo", "read_markers"]

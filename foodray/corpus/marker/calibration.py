@@ -14,6 +14,7 @@ from foodray.corpus.marker.color import ColorFit, fit_color, patch_colors
 from foodray.corpus.marker.disc import find_disc
 from foodray.corpus.marker.entries import Marker
 from foodray.corpus.marker.plane import F64, View, apply, area_scale
+from foodray.corpus.photo import Photo
 
 HIGH_REPROJECTION_SHARE = {"checkerboard": 0.006, "aruco": 0.010, "coin": 0.012, "plate": 0.012}
 """Reprojection error over the root of the marker's area in the photo above which it is high.
@@ -23,6 +24,9 @@ drawn ArUco markers under an unknown focal length 0.0019 and 0.0070; coins of EC
 above 0.0028 and 0.0062, from the side 0.0050 and 0.0095."""
 STRONG_TILT_DEG = 50.0
 """Tilt above which it is strong: beyond any of the sample study's (35°); a plane seen at 50° is foreshortened to 0.64."""
+
+COVER_PX = 720
+"""Least shorter side of the decoded photo in which a marker is sought; more adds time and no accuracy that was measured."""
 
 FLAGS = {
     "marker_not_found": "the marker is not seen in the photo",
@@ -135,6 +139,12 @@ def calibrate(rgb_HW3: NDArray[np.uint8], marker: Marker) -> Calibration:
         color_delta_e_after=color.delta_e_after if color else None,
         flags=(*flags, *color_flags),
     )
+
+
+def calibrate_photo(photo: Photo, marker: Marker) -> tuple[Calibration, float | None]:
+    """The calibration of a decoded photo in its own px, and the scale in px of the oriented original per mm: for training, scoring and serving."""
+    found = calibrate(photo.rgb_HW3, marker)
+    return found, None if found.px_per_mm is None else found.px_per_mm / photo.scale[0]
 
 
 def _find_board(rgb_HW3: NDArray[np.uint8], marker: Marker) -> tuple[View | None, bool]:
