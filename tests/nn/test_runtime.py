@@ -1,0 +1,71 @@
+"""Claims about runtimes: they say what eager says or refuse to be built, take any number of photos, and tell nobody."""
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foodray.errors import ConfigError
+from foodray.nn.runtime import TOLERANCE, make_runtime
+
+
+class Small(nn.Module):
+    """Two inputs, two outputs, BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, image: Tensor, scale: Tensor) -> dict[str, Tensor]:
+        joined = torch.cat([self.features(image.float() / 255), scale], 1)
+        return {"zeta": self.head(joined), "alpha": joined.sum(1)}
+
+
+def forward(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+    return network(batch["image"], batch["scale"])  # type: ignore[no-any-return]
+
+
+def batch(number: int, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"image": torch.randint(0, 256, (number, 3, 32, 32), generator=generator, dtype=torch.uint8), "scale": torch.rand(number, 2, generator=generator)}
+
+
+@pytest.mark.parametrize("name", ["eager", "bf16", "openvino", "openvino_bf16"])
+def test_a_runtime_gives_named_outputs_of_any_batch_within_its_tolerance(name: Any) -> None:
+    torch.manual_seed(0)
+    network = Small()
+    runtime = make_runtime(name, network, forward, batch(4))
+    for number in (1, 3, 9):
+        wanted = forward(network, batch(number, seed=number))
+        found = runtime(batch(number, seed=number))
+        assert found.keys() == wanted.keys()
+        for key, tensor in wanted.items():
+            assert found[key].dtype == torch.float32
+            assert (found[key] - tensor).abs().max() <= 2 * TOLERANCE[name] * tensor.abs().max().clamp(min=1)
+
+
+def test_results_of_one_call_are_not_changed_by_the_next() -> None:
+    runtime = make_runtime("openvino", Small(), forward, batch(2))
+    first = runtime(batch(2, seed=1))
+    kept = {name: tensor.clone() for name, tensor in first.items()}
+    runtime(batch(2, seed=2))
+    assert all(torch.equal(first[name], kept[name]) for name in kept)
+
+
+def test_a_runtime_that_strays_from_eager_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOLERANCE, "bf16", 1e-9)
+    with pytest.raises(ConfigError, match="differs from eager"):
+        make_runtime("bf16", Small(), forward, batch(4))
+
+
+def test_an_unknown_runtime_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'openvino'"):
+        make_runtime("openvin", Small(), forward, batch(4))  # type: ignore[arg-type]
+
+
+def test_openvino_tells_its_maker_nothing() -> None:
+    make_runtime("openvino", Small(), forward, batch(2))
+    assert sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__ == "openvino.tools.ovc.telemetry_stub"
