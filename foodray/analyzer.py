@@ -26,7 +26,7 @@ from torch import Tensor
 
 from foodray.corpus.marker import COVER_PX, Calibration, Marker, calibrate_photo
 from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for
-from foodray.corpus.samples import Box, SampleSpec
+from foodray.corpus.samples import Box, SampleSpec, corrected
 from foodray.errors import ConfigError, PhotoError
 from foodray.nn.runtime import Runtime, RuntimeName, make_runtime
 from foodray.storage.bundle import read_bundle
@@ -188,14 +188,18 @@ class Analyzer:
     def _read(self, photo: PhotoInput) -> _Read:
         started = time.perf_counter()
         boxes = photo.boxes or (GivenBox(box=None),)
-        marker = self.markers.get(photo.marker_id or "") if photo.px_per_mm is None else None
+        marker = self.markers.get(photo.marker_id or "")
+        marker = marker if marker and marker.tells_more_than(photo.px_per_mm) else None
         try:
             windows = [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]
             decoded = decode_for(photo.data, windows, cover=COVER_PX if marker else 0, limits=self.config.limits)
-            crops = tuple(np.stack([_crop(decoded, given, reader.spec) for given in boxes]) for reader in self.readers)
+            found, scale = calibrate_photo(decoded, marker) if marker else (None, None)
+            colors = None if found is None or found.color_matrix_34 is None else found.color_matrix_34.ravel().tolist()
+            cut = (np.stack([_crop(decoded, given, reader.spec) for given in boxes]) for reader in self.readers)
+            crops = tuple(corrected(squares, reader.spec, colors) for squares, reader in zip(cut, self.readers, strict=True))
         except PhotoError as error:
             return _Read(analysis=Analysis(status="quarantined", reason_code=error.reason, reason_detail=error.detail[:300]))
-        found, scale = calibrate_photo(decoded, marker) if marker else (None, photo.px_per_mm)
+        scale = photo.px_per_mm if photo.px_per_mm is not None else scale
         milliseconds = 1e3 * (time.perf_counter() - started)
         analysis = Analysis(status="ok", header=decoded.header, marker=found, px_per_mm=scale, decode_ms=milliseconds)
         return _Read(analysis=analysis, boxes=boxes, crops=crops)

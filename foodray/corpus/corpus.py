@@ -20,7 +20,7 @@ from foodray.corpus.schema import PHOTO_SCHEMA
 from foodray.errors import CorpusError
 from foodray.storage.store import Store
 
-CORPUS_FORMAT = "foodray-corpus/1"
+CORPUS_FORMAT = "foodray-corpus/2"
 Level = Literal["item", "photo"]
 
 SAMPLE_COLUMNS = (

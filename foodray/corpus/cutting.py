@@ -22,7 +22,7 @@ from foodray.corpus.samples import SampleSpec, cut
 from foodray.errors import CorpusError, PhotoError
 from foodray.storage.store import Store
 
-COLUMNS = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "status", "photo"]
+COLUMNS = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "color_matrix", "status", "photo"]
 PHOTOS_AT_A_TIME = 32
 
 
@@ -81,7 +81,7 @@ class Cutter:
         if not samples:
             return []
         try:
-            squares, _ = cut(photo["photo"], [sample["box"] for sample in samples], self.spec, self.limits)
+            squares, _ = cut(photo["photo"], [sample["box"] for sample in samples], self.spec, self.limits, color_matrix=photo["color_matrix"])
         except PhotoError as error:
             raise CorpusError(f"photo {photo['image_id']!r} was readable when it was indexed and is not now ({error}); index the study again") from error
         return [(sample["sample_id"], square.tobytes()) for sample, square in zip(samples, squares, strict=True)]

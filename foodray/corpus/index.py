@@ -113,7 +113,7 @@ class Ingest:
         if row["image_sha256"] and row["image_sha256"] != sha256:
             raise PhotoError("hash_mismatch", f"the manifest says {row['image_sha256'][:12]}…, the file is {sha256[:12]}…")
         marker = self.markers.get(row["marker_id"] or "")
-        measure = marker is not None and row["marker_px_per_mm"] is None
+        measure = marker is not None and marker.tells_more_than(row["marker_px_per_mm"])
         photo = decode(data, limits=self.limits, cover=COVER_PX if measure else 128)
         found: dict[str, Any] = {
             "image_sha256": sha256,
@@ -126,7 +126,9 @@ class Ingest:
             "photo": data,
         }
         if measure and marker is not None:
-            found["marker_px_per_mm"] = calibrate_photo(photo, marker)[1]
+            seen, scale = calibrate_photo(photo, marker)
+            found["marker_px_per_mm"] = scale if row["marker_px_per_mm"] is None else row["marker_px_per_mm"]
+            found["color_matrix"] = None if seen.color_matrix_34 is None else seen.color_matrix_34.ravel().tolist()
         return found
 
 

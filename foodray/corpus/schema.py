@@ -170,6 +170,7 @@ PHOTO_SCHEMA = pa.schema(
         *arrow_schema(IMAGES),
         *DECODED_FIELDS,
         pa.field("items", pa.list_(pa.struct(list(arrow_schema(TRUTH_ITEMS))))),
+        pa.field("color_matrix", pa.list_(pa.float64())),
         pa.field("extra_json", pa.string()),
         pa.field("status", pa.string()),
         pa.field("reason_code", pa.string()),
@@ -178,4 +179,4 @@ PHOTO_SCHEMA = pa.schema(
     ]
 )
 """A row of a corpus shard: one manifest row, its truth nested in `items`, its `status` (ok, quarantined, withdrawn) with the
-reason where it is not ok, and its encoded bytes in `photo` where it is."""
+reason where it is not ok, and its encoded bytes in `photo` where it is. `color_matrix` is the marker's colour correction (3 x 4, by rows)."""

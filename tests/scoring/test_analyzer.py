@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from foodray.analyzer import Analysis, Analyzer, AnalyzerConfig, GivenBox, PhotoInput
+from foodray.corpus.marker import Marker, apply_color
 from foodray.corpus.photo import PhotoLimits
 from foodray.corpus.samples import cut
 from foodray.errors import BundleError, ConfigError
@@ -147,3 +148,40 @@ def test_an_altered_bundle_is_not_run(bundle: str, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(data)
     with pytest.raises(BundleError, match="altered"):
         analyzer(str(tmp_path))
+
+
+def test_a_model_trained_on_corrected_colours_is_shown_corrected_colours_and_any_other_is_not(tmp_path: Path) -> None:
+    """A card of coloured squares in a warm light: what the analyzer cuts equals what training cuts, and the cast is gone."""
+    rng = np.random.default_rng(0)
+    dark, bright = rng.integers(15, 60, (6, 8, 3)), rng.integers(150, 235, (6, 8, 3))
+    reference = np.where((np.indices((6, 8)).sum(axis=0) % 2)[..., None] > 0, bright, dark)
+    board = np.full((480, 900, 3), 128, np.uint8)
+    board[60:420, 60:540] = np.kron(reference, np.ones((60, 60, 1))).astype(np.uint8)
+    board[60:420, 640:840] = (90, 140, 60)
+    warm = apply_color(board, np.array([[0.9, 0.05, 0, 0], [0, 0.75, 0, 0], [0, 0, 0.5, 0]]))
+    patches = tuple((float(r), float(g), float(b)) for r, g, b in reference.reshape(-1, 3))
+    marker = Marker(marker_id="card", kind="checkerboard", rows=5, cols=7, square_mm=10.0, patch_reference_srgb=patches)
+    box = (640.0, 60.0, 200.0, 360.0)
+    data = encoded(Image.fromarray(warm), "PNG")
+    given = PhotoInput(data=data, boxes=(GivenBox(box=box),), marker_id="card", px_per_mm=1.0)
+    seen: dict[str, Tensor] = {}
+    for color in ("as_is", "marker"):
+        location = make_bundle(tmp_path / color, color=color)
+        made = Analyzer.load(AnalyzerConfig(bundles=(location,), runtime="eager"), {"card": marker})
+        run = made.readers[0].runtime.run
+
+        def watch(batch: dict[str, Tensor], run: Any = run, color: str = color) -> dict[str, Tensor]:
+            seen[color] = batch["image"]
+            return run(batch)  # type: ignore[no-any-return]
+
+        made.readers = (replace(made.readers[0], runtime=replace(made.readers[0].runtime, run=watch)),)
+        (analysis,) = made.analyze([given])
+        assert analysis.px_per_mm == 1.0  # what the study says goes before what is measured
+        assert analysis.marker is not None
+        assert analysis.marker.color_matrix_34 is not None
+        squares, _ = cut(data, [box], made.readers[0].spec, PhotoLimits(), color_matrix=analysis.marker.color_matrix_34.ravel().tolist())
+        assert np.array_equal(squares[0].transpose(2, 0, 1), seen[color][0].numpy())
+    middle = {color: image[0, :, 12:20, 12:20].float().mean((1, 2)) for color, image in seen.items()}
+    true = torch.tensor([90.0, 140.0, 60.0])
+    assert (middle["marker"] - true).abs().max() < 4
+    assert (middle["as_is"] - true).abs().max() > 12

@@ -62,6 +62,10 @@ class Marker:
     print_batch: str | None = None
     """Which print of the card: the reference colours hold for one printer and paper."""
 
+    def tells_more_than(self, px_per_mm: float | None) -> bool:
+        """Whether it is worth looking for, where this scale is known already: for the scale, or for its colours."""
+        return px_per_mm is None or bool(self.patch_reference_srgb)
+
 
 def read_markers(text: str) -> dict[str, Marker]:
     """The markers of a `markers.yaml` (a list of entries, or a mapping with the list under `markers`) by id.

@@ -65,6 +65,8 @@ class MtlConfig:
     """Side of the network's input."""
     margin: float = 0.1
     """Share of the box's longer side that is kept around it."""
+    color: Literal["as_is", "marker"] = "as_is"
+    """marker: colours are corrected by the reference patches of the photo's marker, where it has some, in training and scoring alike."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes in training."""
     epochs: int = 100

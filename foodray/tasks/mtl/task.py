@@ -94,7 +94,7 @@ class MtlTask(Task):
     def spec(self) -> SampleSpec:
         """Square crops of items."""
         slack = 0.125 if self.config.augmentation.shift else 0.0
-        return SampleSpec(level=self.level, side_px=self.config.side_px, margin=self.config.margin, slack=slack)
+        return SampleSpec(level=self.level, side_px=self.config.side_px, margin=self.config.margin, slack=slack, color=self.config.color)
 
     def network(self, *, weights: str | None = None) -> nn.Module:
         """The two towers and their heads."""
