@@ -22,7 +22,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foodray.corpus.marker import COVER_PX, Calibration, Marker, calibrate_photo
 from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for
@@ -30,6 +30,7 @@ from foodray.corpus.samples import Box, SampleSpec, corrected
 from foodray.errors import ConfigError, PhotoError
 from foodray.nn.runtime import Runtime, RuntimeName, make_runtime
 from foodray.storage.bundle import read_bundle
+from foodray.storage.store import Store
 from foodray.tasks import task_of
 from foodray.tasks.base import Rows, Task
 
@@ -44,7 +45,10 @@ class AnalyzerConfig:
     bundles: tuple[str, ...]
     """Locations of the model bundles, local or s3://; each brings its own columns."""
     runtime: RuntimeName = "openvino"
-    """How networks are run: eager (plain fp32), bf16, compiled, openvino (fp32) or openvino_bf16; each is checked against eager."""
+    """How networks are run: eager (plain fp32), bf16, compiled, openvino (fp32), openvino_bf16, or
+    openvino_int8, whose loss is measured on the archive's own photos; each is checked against eager."""
+    quantized: tuple[str, ...] = ()
+    """Folders of the int8 models, one a bundle (model.xml and model.bin); `foodray score` makes and names them."""
     device: str = "cpu"
     """Torch device; cuda takes eager or bf16."""
     threads: int = 1
@@ -61,6 +65,8 @@ class AnalyzerConfig:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise ConfigError("an analyzer needs at least one bundle")
+        if self.quantized and (self.runtime != "openvino_int8" or len(self.quantized) != len(self.bundles)):
+            raise ConfigError(f"quantized names {len(self.quantized)} int8 models for {len(self.bundles)} bundles and runtime = {self.runtime!r}")
         if min(self.threads, self.decode_threads, self.batch_size) < 1 or not 0 <= self.low_confidence <= 1:
             raise ConfigError(
                 f"threads = {self.threads}, decode_threads = {self.decode_threads} and batch_size = {self.batch_size} must be >= 1, "
@@ -123,6 +129,7 @@ class Reader:
     task: Task
     card: Mapping[str, Any]
     spec: SampleSpec
+    network: nn.Module
     runtime: Runtime
     columns: frozenset[str]
     """Names of the prediction columns."""
@@ -163,7 +170,8 @@ class Analyzer:
         """Verify the bundles and build their runtimes; raises `BundleError` or `ConfigError`."""
         cv2.setNumThreads(1)
         torch.set_num_threads(config.threads)
-        readers = [_reader(location, config) for location in config.bundles]
+        places = config.quantized or (None,) * len(config.bundles)
+        readers = [make_reader(bundle, config, quantized=place) for bundle, place in zip(config.bundles, places, strict=True)]
         for (place, one), (other_place, other) in combinations(zip(config.bundles, readers, strict=True), 2):
             if both := one.columns & other.columns:
                 raise ConfigError(f"{place} and {other_place} both give {', '.join(sorted(both))}; leave one out, or train the second without that head")
@@ -184,6 +192,11 @@ class Analyzer:
         fit = [one for one in read if one.analysis.status == "ok"]
         self._recognise(fit)
         return [one.analysis for one in read]
+
+    def crops(self, photo: PhotoInput) -> list[Rows]:
+        """What each reader would be given of a photo: rows for its task's `prepare`; empty for a photo that cannot be read."""
+        read = self._read(photo)
+        return [{"pixels": crops, **_extents([read])} for crops in read.crops]
 
     def _read(self, photo: PhotoInput) -> _Read:
         started = time.perf_counter()
@@ -262,8 +275,10 @@ class Analyzer:
         return [name for name, is_set in flags.items() if is_set]
 
 
-def _reader(location: str, config: AnalyzerConfig) -> Reader:
+def make_reader(location: str, config: AnalyzerConfig, *, quantized: str | None = None) -> Reader:
+    """A bundle verified and made ready as the config says; `quantized` is the folder of its int8 model."""
     bundle = read_bundle(location)
+    model = (Store(quantized).read("model.xml"), Store(quantized).read("model.bin")) if quantized else None
     task = task_of(bundle.card)
     network = task.network(weights="random")
     network.load_state_dict(dict(bundle.weights))
@@ -271,9 +286,9 @@ def _reader(location: str, config: AnalyzerConfig) -> Reader:
     rng = np.random.default_rng(0)
     rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
     example = task.prepare(rows, train=False)
-    runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads)
+    runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads, quantized=model)
     columns = frozenset(task.predictions(_on_cpu(runtime(example))))
-    return Reader(task=task, card=bundle.card, spec=spec, runtime=runtime, columns=columns)
+    return Reader(task=task, card=bundle.card, spec=spec, network=network, runtime=runtime, columns=columns)
 
 
 def _crop(photo: Photo, given: GivenBox, spec: SampleSpec) -> np.ndarray:

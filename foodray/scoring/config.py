@@ -56,7 +56,7 @@ class ScoreConfig:
             raise ConfigError(f"use_gpu = {self.use_gpu} and analyzer.device = {self.analyzer.device!r} contradict each other; set both for a GPU")
 
 
-WHERE_AND_HOW_FAST = ("bundles", "threads", "decode_threads", "batch_size")
+WHERE_AND_HOW_FAST = ("bundles", "quantized", "threads", "decode_threads", "batch_size")
 """Settings of the analyzer that do not change what is found; the bundles count by their identity."""
 
 

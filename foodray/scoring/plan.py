@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foodray.analyzer import Analyzer
@@ -89,7 +89,10 @@ def _pilot(archive: Archive, left: list[dict[str, Any]]) -> tuple[dict[str, int]
     if not left:
         return {}, None, 0
     drawn = random.Random(0).sample(left, min(len(left), PILOT_PHOTOS + WARM_UP_PHOTOS))
-    analyzer = Analyzer.load(archive.config.analyzer, archive.markers)
+    config = archive.config.analyzer
+    if config.runtime == "openvino_int8":  # its models are made when the run begins: the pilot is the slower bf16
+        config = replace(config, runtime="openvino_bf16")
+    analyzer = Analyzer.load(config, archive.markers)
     seen: Counter[str] = Counter()
 
     def score(rows: list[dict[str, Any]]) -> None:

@@ -27,6 +27,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from foodray.analyzer import AnalyzerConfig
 from foodray.cluster import check_resources, check_storage, connect, num_workers_at_most
 from foodray.config import digest, to_plain
 from foodray.corpus.manifest import Study, load_study, withdrawn_ids
@@ -38,6 +39,7 @@ from foodray.scoring.config import ScoreConfig, fingerprint
 from foodray.scoring.files import write_tables
 from foodray.scoring.lease import lease
 from foodray.scoring.ledger import Ledger, Rows, manifest_rows
+from foodray.scoring.quantize import with_int8
 from foodray.scoring.results import results_table
 from foodray.scoring.schema import TABLES_VERSION
 from foodray.scoring.scorer import Scorer, ScorerJob
@@ -149,7 +151,7 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
     job = ScorerJob(
         photos=archive.study.photos,
         parts=archive.ledger.parts,
-        analyzer=config.analyzer,
+        analyzer=_analyzer(archive),
         markers=archive.markers,
         fetch_threads=config.fetch_threads,
         run_id=archive.run_id,
@@ -172,6 +174,14 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
         for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
             for index in range(len(batch["block"])):
                 count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
+
+
+def _analyzer(archive: Archive) -> AnalyzerConfig:
+    """The analyzer's settings, with int8 models where it wants them."""
+    config = archive.config.analyzer
+    if config.runtime != "openvino_int8" or config.quantized:
+        return config
+    return with_int8(config, archive.store, archive.study.photos, archive.rows.jobs, archive.markers)
 
 
 @contextmanager
@@ -221,6 +231,7 @@ def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
         "accounting": account,
         "share_quarantined": share,
         "digests": digests,
+        "int8_loss": json.loads(store.read("runtime/loss.json")) if store.exists("runtime/loss.json") else None,
         "models": [_model(location, card) for location, card in zip(config.analyzer.bundles, archive.cards, strict=True)],
         "config": to_plain(config),
         "lineage": lineage(),

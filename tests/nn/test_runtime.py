@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foodray.errors import ConfigError
-from foodray.nn.runtime import TOLERANCE, make_runtime
+from foodray.nn.runtime import TOLERANCE, make_runtime, quantize
 
 
 class Small(nn.Module):
@@ -64,6 +64,21 @@ def test_a_runtime_that_strays_from_eager_is_refused(monkeypatch: pytest.MonkeyP
 def test_an_unknown_runtime_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="'openvino'"):
         make_runtime("openvin", Small(), forward, batch(4))  # type: ignore[arg-type]
+
+
+def test_an_int8_model_is_made_from_batches_and_stays_near_eager() -> None:
+    torch.manual_seed(0)
+    network = Small()
+    model = quantize(network, forward, [batch(1, seed=seed) for seed in range(64)])
+    runtime = make_runtime("openvino_int8", network, forward, batch(4), quantized=model)
+    wanted, found = forward(network, batch(16, seed=99)), runtime(batch(16, seed=99))
+    for key, tensor in wanted.items():
+        difference = (found[key] - tensor).abs()
+        assert difference.max() > 0
+        assert difference.mean() < 0.2 * tensor.abs().mean()
+    for name, given in (("openvino_int8", None), ("openvino", model)):
+        with pytest.raises(ConfigError, match="int8 model"):
+            make_runtime(name, network, forward, batch(4), quantized=given)  # type: ignore[arg-type]
 
 
 def test_openvino_tells_its_maker_nothing() -> None:

@@ -142,6 +142,8 @@ killer = threading.Thread(target=kill_a_node)
 killer.start()
 main(sys.argv[2:])
 killer.join()
+ray.shutdown()
+cluster.shutdown()
 """
 
 

@@ -108,8 +108,9 @@ def test_a_manifest_that_grew_scores_only_its_new_rows(bundle: str, tmp_path: Pa
     assert days
     for day in days:  # a complete day has the interval that was fitted on days
         assert day["complete"]
-        assert day["interval_level"] == 0.8
-        assert day["consumed_lo_kcal"] < day["consumed_kcal"] < day["consumed_hi_kcal"]
+        assert (day["interval_level"] == 0.8) == (day["consumed_kcal"] >= 0)
+        if day["consumed_kcal"] > 0:
+            assert day["consumed_lo_kcal"] < day["consumed_kcal"] < day["consumed_hi_kcal"]
 
 
 def test_another_weight_is_another_run_and_the_old_one_stays_whole(scored: Scored, archive: Store, tmp_path: Path) -> None:
@@ -262,6 +263,25 @@ def test_an_archive_on_s3_is_scored_like_one_on_disk(scored: Scored, archive: St
     run = score(config(remote.root, f"{s3}/scoring/runs", bundle))
     assert run.store.remote
     assert run.info["digests"] == scored.info["digests"]
+
+
+def test_int8_models_are_made_once_and_their_loss_is_told(bundle: str, tmp_path: Path) -> None:
+    study = write_archive(str(tmp_path / "study"), num_good=16, odd=False)
+    wanted = config(study.root, str(tmp_path / "runs"), bundle)
+    wanted = replace(wanted, analyzer=replace(wanted.analyzer, runtime="openvino_int8"))
+    first = score(wanted)
+    loss = first.info["int8_loss"]
+    assert (loss["num_ranges"], loss["own_crops"]) == (24, False)  # fewer crops than are wanted: measured on the same ones, and said
+    assert 0 <= loss["bundles"][0]["class_name_agreement"] <= 1
+    assert 0 < loss["bundles"][0]["energy_kcal_difference"] < 0.2
+    before = files_of(first.store.sub("runtime"))
+    study.write("photos/more.jpg", encoded(picture(55)))
+    rows = read_parquet(study, "images.parquet").to_pylist()
+    rows.append({**rows[-1], "image_id": "more", "image_uri": "more.jpg"})
+    study.write("images.parquet", parquet_bytes(pa.Table.from_pylist(rows)), replace=True)
+    second = score(wanted)
+    assert (now_scored(first), now_scored(second)) == (16, 1)
+    assert files_of(second.store.sub("runtime")) == before
 
 
 def test_blocks_keep_their_company_whatever_was_lost(tmp_path: Path) -> None:
