@@ -28,7 +28,7 @@ demo: .venv/installed
 	$(BIN)/python -m foodray demo --folder $(DEMO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests
 
 acceptance: .venv/installed
 	$(BIN)/python -m pytest tests -m slow

@@ -129,7 +129,7 @@ def test_every_command_explains_itself(command: str, said: Callable[[list[str]],
 def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
-    assert "{demo,sample,check,import,index,train,show}" in text
+    assert "{demo,sample,check,import,index,train,show,score,diff}" in text
 
 
 def sentences(kind: type) -> dict[str, str]:
@@ -150,10 +150,31 @@ def test_the_help_of_training_shows_the_sentence_of_every_setting(kind: type, sa
         assert f"{name.replace('_', '-')} " in text
 
 
-def test_the_job_script_is_the_same_command() -> None:
-    done = subprocess.run([sys.executable, "jobs/train_mtl.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+@pytest.mark.parametrize(("script", "command"), [("train_mtl", "foodray train mtl"), ("score_archive", "foodray score")])
+def test_a_job_script_is_the_same_command(script: str, command: str) -> None:
+    done = subprocess.run([sys.executable, f"jobs/{script}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert "usage: foodray train mtl" in done.stdout
+    assert f"usage: {command}" in done.stdout
+
+
+def test_every_job_script_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {"train_mtl", "score_archive"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--study", "s", "--results", "r", "--bundles", "b", "--runtime", "openvin"], "openvino"),
+        (["--study", "s", "--results", "r", "--bundles", "b", "--max-quarantined", "2"], "between 0 and 1"),
+        (["--study", "s", "--results", "r", "--bundles", "b", "--use-gpu"], "device"),
+        (["--study", "no/such/study", "--results", "r", "--bundles", "no/bundle"], "images.csv"),
+        (["--study", "s", "--results", "r"], "bundles"),
+    ],
+)
+def test_a_wrong_scoring_command_fails_at_once_and_says_why(words: list[str], message: str, said: Callable[[list[str]], Said]) -> None:
+    code, text = said(["score", *words])
+    assert code in (1, 2)
+    assert message in text
 
 
 def test_importing_the_command_line_starts_and_loads_nothing_heavy() -> None:

@@ -333,7 +333,11 @@ def _set_training(network: nn.Module, trained: set[str]) -> None:
 
 
 def reset_modules(network: nn.Module, patterns: tuple[str, ...]) -> None:
-    """Initialise the matching modules anew."""
-    for name, module in network.named_modules():
-        if any(fnmatchcase(name, pattern) for pattern in patterns) and hasattr(module, "reset_parameters"):
+    """Initialise the matching modules anew; raises `ConfigError` for a pattern that no module with parameters of its own matches."""
+    modules = {name: module for name, module in network.named_modules() if hasattr(module, "reset_parameters")}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in modules):
+            raise ConfigError(f"stage.reset = {pattern!r} matches no module that can be initialised; their names are such as {', '.join(list(modules)[-3:])}")
+    for name, module in modules.items():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
             module.reset_parameters()

@@ -31,12 +31,13 @@ import ray.train
 from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
+from torch import nn
 
 from foodray.cluster import check_resources, check_storage, connect
 from foodray.config import differences, to_plain, without_nan
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SPLIT_NAMES, Pool, make_pool
-from foodray.errors import ClusterError, ExistsError, FoodrayError
+from foodray.errors import ClusterError, ConfigError, ExistsError, FoodrayError
 from foodray.provenance import lineage
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes, read_parquet
@@ -80,7 +81,8 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     workers = config.workers
     check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
-    with_local_weights(plan.task).network()  # weights that cannot be had, or layers that are not there, fail here and not in every worker
+    network = with_local_weights(plan.task).network()  # weights that cannot be had, or layers that are not there, fail here and not in every worker
+    _check_batch_norm(config, network)
     store.write("config.json", json.dumps(wanted, indent=2).encode(), replace=True)  # now, so that a refused command may be corrected
     store.write("split.parquet", _split_table(plan), replace=True)
     started = time.monotonic()
@@ -97,6 +99,17 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
             ),
         )
     return _finish(store, config, corpus, plan, time.monotonic() - started)
+
+
+def _check_batch_norm(config: RunConfig[Any], network: nn.Module) -> None:
+    """BatchNorm cannot normalise one sample: a worker's micro-batch needs two."""
+    workers = max(config.workers.num_workers, config.workers.max_workers)
+    least = config.loop.batch_size // workers // config.loop.accumulate
+    if least < 2 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        raise ConfigError(
+            f"loop.batch_size = {config.loop.batch_size} over {workers} workers x {config.loop.accumulate} micro-batches leaves {least} sample for a "
+            f"network with BatchNorm, which needs 2; set loop.batch_size >= {2 * workers * config.loop.accumulate}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +198,9 @@ def _follow(store: Store, progress: Progress | None) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
-        last = b""
-        while not done.wait(2.0 if store.remote else 0.5):
+        last, over = b"", False
+        while not over:
+            over = done.wait(2.0 if store.remote else 0.5)  # once more at the end, for the last line
             try:
                 latest = store.read("progress.json")
             except (FileNotFoundError, FoodrayError):

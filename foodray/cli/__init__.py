@@ -10,20 +10,24 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from tyro.conf import Positional
 
+from foodray.cli.printing import print_plan, print_progress, print_run, print_scored, print_scoring
 from foodray.config import nearest
 from foodray.errors import ConfigError, FoodrayError, QuarantineError
 
-if TYPE_CHECKING:
-    from foodray.scoring.plan import Plan
-    from foodray.scoring.run import Scored
-    from foodray.training.run import Run
-
 log = logging.getLogger(__name__)
+
+OutArg = Annotated[Positional[str], tyro.conf.arg(metavar="OUT")]
+StudyArg = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY")]
+SourceArg = Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
+CorpusArg = Annotated[Positional[str], tyro.conf.arg(metavar="CORPUS")]
+RunArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
+RunAArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_A")]
+RunBArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_B")]
 
 Preset = Literal["default", "paper", "sgd"]
 Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
@@ -71,7 +75,7 @@ def train_help() -> None:
     """Train a model: foodray train mtl --help."""
 
 
-def sample(out: Positional[str], num_participants: int = 24, num_days: int = 2, seed: int = 0) -> None:
+def sample(out: OutArg, num_participants: int = 24, num_days: int = 2, seed: int = 0) -> None:
     """Generate the rendered sample study into a new folder.
 
     Args:
@@ -88,7 +92,7 @@ def sample(out: Positional[str], num_participants: int = 24, num_days: int = 2, 
     print(f"{out}: {counts}; {made.num_broken} of the files broken on purpose")
 
 
-def check(study: Positional[str], photos_root: str | None = None) -> None:
+def check(study: StudyArg, photos_root: str | None = None) -> None:
     """Check a study package and report every problem at once.
 
     Args:
@@ -101,7 +105,11 @@ def check(study: Positional[str], photos_root: str | None = None) -> None:
     print(f"{study}: {found.images.num_rows} photos, {found.truth_items.num_rows} items, no problem found")
 
 
-def import_(layout: Positional[Literal["ecustfd", "folders"]], source: Positional[str], out: Positional[str]) -> None:
+def import_(
+    layout: Positional[Literal["ecustfd", "folders"]],
+    source: SourceArg,
+    out: OutArg,
+) -> None:
     """Turn a public layout into a study package.
 
     Args:
@@ -117,7 +125,11 @@ def import_(layout: Positional[Literal["ecustfd", "folders"]], source: Positiona
     print(f"{out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.counts.items() if count))
 
 
-def index(study: Positional[str], corpus: Positional[str], photos_root: str | None = None) -> None:
+def index(
+    study: StudyArg,
+    corpus: CorpusArg,
+    photos_root: str | None = None,
+) -> None:
     """Index a study into a corpus of Parquet shards.
 
     Args:
@@ -179,7 +191,7 @@ def named(config: Any, family: str) -> Any:
     return config if config.name else replace(config, name=f"{family}-{digest(plain)[:8]}")
 
 
-def show(run: Positional[str]) -> None:
+def show(run: RunArg) -> None:
     """Print the table of a finished run.
 
     Args:
@@ -222,7 +234,7 @@ Joins the cluster of RAY_ADDRESS, or starts a private one. The same command agai
 settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined."""
 
 
-def diff(run_a: Positional[str], run_b: Positional[str], out: str | None = None) -> None:
+def diff(run_a: RunAArg, run_b: RunBArg, out: str | None = None) -> None:
     """Show what another model changed: items, occasions, days, labels, participants.
 
     Args:
@@ -269,118 +281,3 @@ DEMO_SETTINGS = [
     *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "2"),
     *("--task.interval-level", "0.8"),  # the validation side holds 6 people, and 0.9 needs 9
 ]
-
-
-def print_progress(record: dict[str, Any]) -> None:
-    """One line: where the run is, how fast, how long still, and the latest validation."""
-    latest = record["latest"]
-    shown = {"val_accuracy": "accuracy {:.1%}", **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS}}
-    validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if latest.get(name) is not None)
-    eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
-    speed = f"{record['samples_per_s']:.0f} samples/s" if record["samples_per_s"] else ""
-    parts = [
-        f"{record['stage']} epoch {record['epoch']}/{record['epochs']}",
-        f"step {record['step']}/{record['steps']}",
-        speed,
-        eta,
-        f"validation: {validation}" if validation else "",
-    ]
-    print("     " + " · ".join(part for part in parts if part), flush=True)
-
-
-def print_scoring(record: dict[str, Any]) -> None:
-    """One line: how many photos are done, how fast, how long still, how many in quarantine."""
-    eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
-    speed = f"{record['photos_per_s']:.0f} photos/s" if record["photos_per_s"] else ""
-    parts = [f"{record['photos']} of {record['total']} photos", speed, eta, f"{record['quarantined']} in quarantine"]
-    print("     " + " · ".join(part for part in parts if part), flush=True)
-
-
-def print_plan(plan: "Plan") -> None:
-    """What a submission would find and do."""
-    size = "unknown" if plan.num_bytes is None else f"{plan.num_bytes / 1e6:,.1f} MB"
-    fixed = ", ".join(f"{count} {status}" for status, count in plan.num_fixed.items())
-    lost = f"; {plan.num_not_listed} are not there" if plan.num_not_listed else ""
-    print(f"run          {plan.run}\nmanifest     {plan.num_photos} photos{f' ({fixed} without looking)' if fixed else ''}")
-    print(f"done         {plan.num_done}\nto score     {plan.num_to_score} photos, {size}{lost}")
-    if plan.photos_per_s and plan.seconds is not None:
-        formats = ", ".join(f"{count} {name}" for name, count in plan.formats.items())
-        print(f"pilot        {plan.num_pilot} photos at {plan.photos_per_s:.1f}/s on one worker; {formats}")
-        print(f"estimate     {plan.seconds / 60:.1f} minutes with {plan.num_workers} workers, their start not counted")
-    print("nothing was written")
-
-
-def print_scored(run: "Scored") -> None:
-    """The account of a scored archive, the size of its tables and where they are."""
-    from foodray.scoring.accounting import account_lines
-
-    print("\n" + "\n".join(account_lines(run.info["accounting"])))
-    if run.info["sample_data"]:
-        print("\nTHE PHOTOS ARE RENDERED SAMPLE DATA: the tables show that the software works, they are not a result.")
-    print(f"\n{'table':14}{'rows':>9}")
-    for name, table in run.tables.items():
-        print(f"{name:14}{table.num_rows:>9}")
-    work = run.info["submissions"][-1]
-    print(f"\nscored now   {work['num_scored']} photos in {work['seconds']:.0f} s")
-    print(f"run folder   {run.store.root}\ntables       {run.store.uri('tables')} (Parquet, CSV, dictionary)")
-
-
-MAE_COLUMNS = ("val_mae_kcal", "val_mae_g", "val_mae_ml")
-
-
-def print_run(run: "Run") -> None:
-    """The result of a run as a short table, with what it is and is not."""
-    metrics = run.metrics
-    num, people = metrics["num_samples"], metrics["num_participants"]
-    sides = [f"{num[side]} samples of {people[side]} participants" for side in ("test", "train", "val")]
-    print(f"\ntest side: {sides[0]}\ntrained on {sides[1]}, epoch {metrics['kept_epoch']} chosen on {sides[2]}")
-    if metrics["sample_data"]:
-        print("THE PHOTOS ARE RENDERED SAMPLE DATA: these numbers show that the software works, they are not a result.")
-    if run.info["split"]["method"] == "augment_then_split_leaky":
-        print("THE SPLIT LEAKS (the paper's own protocol): copies of test photos were trained on; do not compare these numbers.")
-    rows = {"this model": metrics["test"], **metrics["baselines"]}
-    columns = [(name, title, form) for name, title, form in _COLUMNS if any(name in row for row in rows.values())]
-    print("\n" + f"{'':38}" + "".join(f"{title:>16}" for _, title, _ in columns))
-    for label, row in rows.items():
-        print(f"{label:38}" + "".join(f"{_cell(row, name, form):>16}" for name, _, form in columns))
-    if "mccr" in metrics["test"]:
-        test = metrics["test"]
-        counts = f"|I| = {test['num_correct']:.0f} correct of N = {test['num_both']:.0f}"
-        mccr = "undefined" if test["mccr"] is None else f"{test['mccr']:.4f}"
-        print(f"\nMCCR {mccr} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
-    _print_reliability(
-        run.info.get("calibration"), metrics.get("reliability", {}), unit=next((name for name in ("kcal", "g", "ml") if f"mae_{name}" in metrics["test"]), "")
-    )
-    print("\nrun folder   " + run.store.root)
-    for title, key in (("bundle", "bundle"), ("pictures", "figures"), ("predictions", "predictions.parquet")):
-        print(f"{title:12} {run.store.uri(key)}")
-
-
-def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:
-    """What was calibrated on the validation side, and how it holds on the test side."""
-    if not fitted:
-        return
-    if found.get("ece") is not None:
-        print(f"\ntemperature {fitted['temperature']:.2f}; calibration error of the top class on the test side {found['ece']:.1%}")
-    people = f"fitted on {fitted['num_participants']} participants"
-    if fitted["portion_halfwidth"] is not None:
-        shares = f"{found['coverage']:.1%} of the test items, mean over participants {found['coverage_participants']:.1%}, least {found['coverage_least']:.1%}"
-        print(f"{fitted['level']:.0%} intervals, {people}: hold {shares}; mean width {found[f'mean_width_{unit}']:.0f} {unit}")
-    elif unit:
-        print(f"no {fitted['level']:.0%} intervals, {people}: that level needs {fitted['level'] / (1 - fitted['level']):.0f}")
-    if found.get("day_coverage") is not None:
-        print(f"{fitted['level']:.0%} intervals of day totals: hold {found['day_coverage']:.1%} of {found['num_days']} test days")
-
-
-_COLUMNS = [
-    ("accuracy", "accuracy", "{:.1%}"),
-    ("accuracy_top5", "top-5", "{:.1%}"),
-    *((f"mae_{unit}", f"MAE {unit}", "{:.1f}") for unit in ("kcal", "g", "ml")),
-    ("mae_correct", "MAE correct", "{:.1f}"),
-    ("ep_item", "EP, item level", "{:.1%}"),
-]
-
-
-def _cell(row: dict[str, float | None], name: str, form: str) -> str:
-    value = row.get(name)
-    return "-" if value is None else form.format(value)
