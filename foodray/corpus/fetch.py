@@ -13,6 +13,7 @@ from foodray.storage.store import Store
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4
+FIRST_WAIT_S = 0.5  # doubled after each attempt, and spread so that workers do not come back together
 
 
 def fetch_photo(store: Store, uri: str, limits: PhotoLimits) -> bytes:
@@ -41,5 +42,5 @@ def _read_patiently(store: Store, key: str) -> bytes:
             if attempt == ATTEMPTS:
                 raise PhotoError("timeout", f"the storage failed {ATTEMPTS} times") from error
             log.warning("reading a photo failed (attempt %d of %d): %s", attempt, ATTEMPTS, error)
-            time.sleep(0.5 * 2**attempt * random.uniform(0.5, 1.5))
+            time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
