@@ -22,7 +22,7 @@ from foodray.corpus.corpus import Corpus
 from foodray.storage.store import Store
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 SETTINGS = [
     *("--task.backbone", "test_convnext", "--task.normalization", "ln", "--task.weights", "random", "--task.side-px", "32"),
