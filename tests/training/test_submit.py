@@ -43,11 +43,12 @@ def free_ports(number: int) -> list[int]:
 @pytest.fixture(scope="module")
 def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head of our own on loopback; yields the environment with which a user reaches it."""
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, agent, agent_grpc = free_ports(5)  # the session's own Ray has taken the default ones
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
     environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **token}
     folder = f"/tmp/fr-{secrets.token_hex(3)}"  # a short path: sockets live below it
     command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
     command += [f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1", "--num-cpus=6", "--disable-usage-stats", f"--temp-dir={folder}"]
     log = (tmp_path_factory.mktemp("head") / "log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -78,7 +79,11 @@ def remote_corpus(corpus: Corpus, s3: str) -> str:
 def submit(user: dict[str, str], corpus: str, results: str, name: str, *, wait: bool = True) -> "subprocess.CompletedProcess[str]":
     command = [RAY, "job", "submit", "--working-dir", str(ROOT), *([] if wait else ["--no-wait"]), "--"]
     command += ["python", "jobs/train_mtl.py", "--corpus", corpus, "--results", results, "--name", name, *SETTINGS]
-    return subprocess.run(command, env=user, capture_output=True, text=True, timeout=540, check=False)
+    while True:
+        done = subprocess.run(command, env=user, capture_output=True, text=True, timeout=540, check=False)
+        if "No available agent" not in done.stderr:  # the head answers before its agent does
+            return done
+        time.sleep(2)
 
 
 def metrics(results: str, name: str) -> dict[str, Any]:
