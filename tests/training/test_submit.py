@@ -46,6 +46,7 @@ def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
     gcs, dashboard, client, agent, agent_grpc = free_ports(5)  # the session's own Ray has taken the default ones
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
     environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **token}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # as an activated .venv: a job's `python` is the head's
     folder = f"/tmp/fr-{secrets.token_hex(3)}"  # a short path: sockets live below it
     command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
