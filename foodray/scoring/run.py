@@ -249,11 +249,12 @@ def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
 def _image_results(archive: Archive) -> pa.Table:
     """One row a row of the manifest, with the lineage of the run."""
     found = archive.ledger.results()
-    kept = found.filter(pc.is_in(found["row_sha256"], archive.rows.jobs["row_sha256"].combine_chunks()))
-    scored = kept.drop_columns(["row_sha256"]).to_pylist()
+    scored = found.filter(pc.is_in(found["row_sha256"], archive.rows.jobs["row_sha256"].combine_chunks())).drop_columns(["row_sha256"])
     made = {"run_id": archive.run_id, **_lineage(archive)}
-    rows = [{**row, **made} for row in (*scored, *archive.rows.fixed)]
-    return results_table(rows)
+    whole = pa.concat_tables([scored, results_table(archive.rows.fixed)])
+    for name, value in made.items():
+        whole = whole.set_column(whole.column_names.index(name), name, pa.array([value] * whole.num_rows, pa.string()))
+    return whole
 
 
 def _lineage(archive: Archive) -> dict[str, str]:

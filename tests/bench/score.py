@@ -54,14 +54,14 @@ def run(num_photos: int = 2048, rounds: int = 2, runtime: RuntimeName = "openvin
         return []
     folder = Path(tempfile.mkdtemp(prefix="foodray-bench-"))
     try:
-        study, bundle = _study(source, folder / "study", num_photos), _bundle(folder / "bundle")
+        study, bundle = write_repeated(source, folder / "study", num_photos), _bundle(folder / "bundle")
         photos = sorted((folder / "study" / "photos").iterdir())
         connect()
         ways: dict[str, Callable[[], float]] = {
             "foodray": lambda: _foodray(study, str(folder / "runs"), bundle, runtime),
             "recipe": lambda: _recipe(folder / "study" / "photos"),
             "loader": lambda: _loader(photos),
-            "plain": lambda: _plain(photos, bundle, runtime),
+            "plain": lambda: _plain(photos, _analyzer(bundle, runtime, folder / "runs")),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
@@ -80,7 +80,8 @@ def run(num_photos: int = 2048, rounds: int = 2, runtime: RuntimeName = "openvin
         shutil.rmtree(folder)
 
 
-def _study(source: Path, folder: Path, num_photos: int) -> str:
+def write_repeated(source: Path, folder: Path, num_photos: int) -> str:
+    """A study package of real photos, repeated under new names up to a number; returns its place."""
     files = sorted(source.iterdir())
     (folder / "photos").mkdir(parents=True)
     rows = []
@@ -168,12 +169,18 @@ def _loader(photos: list[Path]) -> float:
     return _rate(seen, from_photo=2 * BATCH)
 
 
-def _plain(photos: list[Path], bundle: str, runtime: RuntimeName) -> float:
+def _analyzer(bundle: str, runtime: RuntimeName, runs: Path) -> AnalyzerConfig:
+    """The same analyzer, with the int8 model of the latest run where it wants one."""
+    latest = max(runs.iterdir(), key=lambda run: run.stat().st_mtime)
+    return AnalyzerConfig(bundles=(bundle,), runtime=runtime, quantized=(str(latest / "runtime" / "0"),) if runtime == "openvino_int8" else ())
+
+
+def _plain(photos: list[Path], config: AnalyzerConfig) -> float:
     """Each process takes every WORKERS-th photo; the rates of the processes add up, each counted after its first calls."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     barrier = context.Barrier(WORKERS)
-    processes = [context.Process(target=_plain_part, args=(photos[part::WORKERS], bundle, runtime, queue, barrier)) for part in range(WORKERS)]
+    processes = [context.Process(target=_plain_part, args=(photos[part::WORKERS], config, queue, barrier)) for part in range(WORKERS)]
     for process in processes:
         process.start()
     rate = sum(queue.get() for _ in processes)
@@ -182,8 +189,8 @@ def _plain(photos: list[Path], bundle: str, runtime: RuntimeName) -> float:
     return rate
 
 
-def _plain_part(photos: list[Path], bundle: str, runtime: RuntimeName, queue: Any, barrier: Any) -> None:
-    analyzer = Analyzer.load(AnalyzerConfig(bundles=(bundle,), runtime=runtime))
+def _plain_part(photos: list[Path], config: AnalyzerConfig, queue: Any, barrier: Any) -> None:
+    analyzer = Analyzer.load(config)
     analyzer.analyze([PhotoInput(data=path.read_bytes()) for path in photos[:16]])
     barrier.wait()
     started = time.monotonic()
