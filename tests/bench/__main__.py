@@ -14,8 +14,7 @@ def rows() -> Iterator[dict[str, Any]]:
     if "FOODRAY_DATA" not in os.environ:
         print("archive scoring is not measured: it needs real photos, FOODRAY_DATA=../shared/data")
         return
-    yield from score.run(runtime="openvino_bf16")
-    yield from score.run(runtime="openvino_int8")
+    yield from score.run()
     yield from memory.run()
 
 
