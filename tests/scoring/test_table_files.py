@@ -99,7 +99,7 @@ def test_every_number_that_has_a_unit_names_it() -> None:
 
 def test_identifiers_are_marked_as_such() -> None:
     marked = {entry["column"] for entry in dictionary(SCORED) if entry["identifier"]}
-    assert marked == {"participant_id", "image_id", "item_id", "occasion_id", "pair_id", "given_item_id"}
+    assert marked == {"participant_id", "image_id", "item_id", "occasion_id", "pair_id", "given_item_id", "items[].given_item_id"}
 
 
 def test_the_package_describes_its_files(tables: dict[str, pa.Table], tmp_path: Path) -> None:
