@@ -277,7 +277,7 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
 DEMO_SCORING = ["--name", "archive", "--runtime", "bf16"]
 DEMO_SETTINGS = [
-    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "20"),
-    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "2"),
+    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "14"),
+    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "3"),
     *("--task.interval-level", "0.8"),  # the validation side holds 6 people, and 0.9 needs 9
 ]

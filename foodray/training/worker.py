@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 from ray.train.v2.api.report_config import CheckpointUploadMode
+from torch import Tensor
 
 from foodray.config import to_plain, without_nan
 from foodray.errors import ConfigError
@@ -115,7 +117,7 @@ def _results(loop: Loop, assignment: Assignment) -> None:
     loop.evaluated.load_state_dict(state)
     raw: list[Columns] = []
     wanted = loop.task.calibrates_on
-    validation = loop.evaluate("val", lambda entries, outputs: raw.append({"entry": entries, **{k: outputs[k].cpu().numpy() for k in wanted if k in outputs}}))
+    validation = loop.evaluate("val", lambda entries, outputs: raw.append({"entry": entries, **as_columns(outputs, wanted)}))
     loop.task = _calibrated(loop.task, _gathered(raw, loop.part.world), assignment) if wanted else loop.task
     predicted: list[Columns] = []
     test = loop.evaluate("test", lambda entries, outputs: predicted.append({"entry": entries, **loop.task.predictions(outputs)}))
@@ -153,6 +155,11 @@ def _gathered(parts: list[Columns], world: int) -> Columns:
     joined = [columns for part in everyone for columns in part]
     order = np.argsort(np.concatenate([columns["entry"] for columns in joined]), kind="stable")
     return {name: np.concatenate([columns[name] for columns in joined])[order] for name in joined[0]}
+
+
+def as_columns(outputs: Mapping[str, Tensor], wanted: Sequence[str]) -> Columns:
+    """The wanted ones among a network's outputs as arrays in single precision, whatever it was run in."""
+    return {name: outputs[name].float().cpu().numpy() for name in wanted if name in outputs}
 
 
 def _calibrated(task: Task, columns: Columns, assignment: Assignment) -> Task:

@@ -26,6 +26,7 @@ from foodray.tasks.mtl import ROWS, MtlConfig, MtlTask
 from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 from foodray.training.data import PoolFeed, load_samples
 from foodray.training.run import Run, make_plan, train
+from foodray.training.worker import as_columns
 
 Config = RunConfig[MtlConfig]
 EPOCHS = 12
@@ -160,6 +161,12 @@ class TestTheSameRunAgain:
         with pytest.raises(ExistsError, match="is not a run"):
             train(replace(config, results=str(tmp_path), name="mine"), MtlTask)
         assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_outputs_of_any_precision_are_calibrated_on(dtype: torch.dtype) -> None:
+    found = as_columns({"logits_BC": torch.ones(2, 3, dtype=dtype), "sharing": torch.ones(())}, ("logits_BC", "portion_B"))
+    assert {name: (values.dtype.name, values.shape) for name, values in found.items()} == {"logits_BC": ("float32", (2, 3))}
 
 
 def test_two_workers_reach_what_one_worker_reaches(one: Run, config: Config) -> None:
