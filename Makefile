@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 help:
 	@echo "make demo    a sample study -> corpus -> trained multi-task model -> runs/demo (about 5 minutes on 2 cores)"
 	@echo "make test    the test suite (FOODRAY_DATA=../shared/data adds the tests on real photographs)"
-	@echo "make acceptance   what is too slow for every day: a job submitted to a running head, killed and submitted again"
+	@echo "make acceptance   what is too slow for every day: jobs submitted to a head; drivers, workers and nodes killed and submitted again"
 	@echo "make check   ruff, mypy, import rules"
 	@echo "make bench   throughput as ratios: decoder against Pillow, training loop against plain PyTorch"
 	@echo "make lock    resolve infra/requirements.txt again from pyproject.toml"
