@@ -80,7 +80,7 @@ class Ledger:
 
     def results(self) -> pa.Table:
         """Every result in the part files (`PART_SCHEMA`), of each row of work the latest attempt, ordered by row hash."""
-        tables = [read_parquet(self.parts, key) for key in self.parts.list() if key.endswith(".parquet")]
+        tables = [read_parquet(self.parts, key) for key in _whole_files(self.parts)]
         whole = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
         latest = whole.append_column("at", pa.array(range(whole.num_rows)))
         latest = latest.sort_by([("row_sha256", "ascending"), ("attempts", "descending"), ("at", "ascending")])
@@ -110,7 +110,7 @@ class Ledger:
         """Take the results of withdrawn photos out of the part files; returns how many there were."""
         gone = pa.array(sorted(image_ids), pa.string())
         count = 0
-        for key in self.parts.list() if len(gone) else []:
+        for key in _whole_files(self.parts) if len(gone) else []:
             table = read_parquet(self.parts, key)
             kept = table.filter(pc.invert(pc.is_in(table["image_id"], gone)))
             if kept.num_rows < table.num_rows:
@@ -119,16 +119,21 @@ class Ledger:
         return count
 
     def _planned(self) -> list[dict[str, Any]]:
-        return [row for key in self.plans.list() for row in read_parquet(self.plans, key).to_pylist()]
+        return [row for key in _whole_files(self.plans) for row in read_parquet(self.plans, key).to_pylist()]
 
     def _plan(self, fresh: Sequence[tuple[str, int]], photos_per_block: int) -> dict[tuple[str, int], str]:
         if not fresh:
             return {}
-        submission = len(self.plans.list()) + 1
+        submission = len(_whole_files(self.plans)) + 1
         blocks = {key: f"{submission:04d}-{index // photos_per_block:06d}" for index, key in enumerate(fresh)}
         rows = [{"row_sha256": row, "attempts": attempt, "block": block} for (row, attempt), block in blocks.items()]
         self.plans.write(f"{submission:04d}.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)))
         return blocks
+
+
+def _whole_files(store: Store) -> list[str]:
+    """Parquet files, without what a killed process left half written (its name ends otherwise)."""
+    return [key for key in store.list() if key.endswith(".parquet")]
 
 
 def _is_open(row: Mapping[str, Any], retry: Retry) -> bool:
