@@ -11,7 +11,6 @@ A photo that cannot be read, or on which the model fails, is an `Analysis` with 
 """
 
 import logging
-import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from foodray.corpus.marker import COVER_PX, Calibration, Marker, calibrate_photo
-from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for
+from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for, without_places
 from foodray.corpus.samples import Box, SampleSpec, corrected
 from foodray.errors import ConfigError, PhotoError
 from foodray.nn.runtime import Runtime, RuntimeName, make_runtime
@@ -35,7 +34,6 @@ from foodray.tasks import task_of
 from foodray.tasks.base import Rows, Task
 
 log = logging.getLogger(__name__)
-BoxSource = Literal["manifest", "segmentation", "whole_photo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +118,11 @@ class Analysis:
     """Time to decode, find the marker and cut, of this photo."""
     infer_ms: float = 0.0
     """Time in the networks, this photo's share of its batch."""
+
+    @staticmethod
+    def refused(error: PhotoError) -> "Analysis":
+        """Of a photo that could not be had or read."""
+        return Analysis(status="quarantined", reason_code=error.reason, reason_detail=error.detail[:300])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +214,7 @@ class Analyzer:
             cut = (np.stack([_crop(decoded, given, reader.spec) for given in boxes]) for reader in self.readers)
             crops = tuple(corrected(squares, reader.spec, colors) for squares, reader in zip(cut, self.readers, strict=True))
         except PhotoError as error:
-            return _Read(analysis=Analysis(status="quarantined", reason_code=error.reason, reason_detail=error.detail[:300]))
+            return _Read(analysis=Analysis.refused(error))
         scale = photo.px_per_mm if photo.px_per_mm is not None else scale
         milliseconds = 1e3 * (time.perf_counter() - started)
         analysis = Analysis(status="ok", header=decoded.header, marker=found, px_per_mm=scale, decode_ms=milliseconds)
@@ -295,7 +298,7 @@ def _crop(photo: Photo, given: GivenBox, spec: SampleSpec) -> np.ndarray:
     try:
         return crop_square(photo, given.box, side_px=spec.stored_px, margin=spec.stored_margin)
     except (ValueError, MemoryError, cv2.error) as error:
-        raise PhotoError("decode_error", re.sub(r"\S*[/\\]\S*", "…", str(error))) from error
+        raise PhotoError("decode_error", without_places(str(error))) from error
 
 
 def _extents(read: Sequence[_Read]) -> dict[str, np.ndarray]:
@@ -318,5 +321,4 @@ def _is_finite(value: Any) -> bool:
 
 
 def _failed(analysis: Analysis, message: str) -> Analysis:
-    detail = re.sub(r"<[^>]*>|\S*[/\\]\S*", "…", " ".join(message.split()))[:300]
-    return replace(analysis, status="quarantined", reason_code="model_error", reason_detail=detail, items=None)
+    return replace(analysis, status="quarantined", reason_code="model_error", reason_detail=without_places(message), items=None)

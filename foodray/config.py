@@ -27,6 +27,12 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(map(str, known))}"
 
 
+def check_folder_name(name: str) -> None:
+    """Raise `ConfigError` unless the name of a run can be a folder's, or is empty."""
+    if any(letter in name for letter in "/\\ :"):
+        raise ConfigError(f"name = {name!r} must be a plain folder name")
+
+
 def choose(setting: str, value: str, words: Iterable[str]) -> str:
     """The value, if it is one of the words; otherwise `ConfigError` with the nearest one."""
     known = list(words)

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 
+from foodray.corpus.hashing import sha256_hex
 from foodray.corpus.photo import PhotoLimits
 from foodray.errors import PhotoError, StorageError
 from foodray.storage.store import Store
@@ -28,6 +29,14 @@ def fetch_photo(store: Store, uri: str, limits: PhotoLimits) -> bytes:
     if len(data) > limits.max_bytes:
         raise PhotoError("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
     return data
+
+
+def checked_sha256(data: bytes, expected: str | None) -> str:
+    """The hash of a photo's bytes; raises `PhotoError` (hash_mismatch) where the manifest expects another."""
+    found = sha256_hex(data)
+    if expected and expected != found:
+        raise PhotoError("hash_mismatch", f"the manifest says {expected[:12]}…, the file is {found[:12]}…")
+    return found
 
 
 def _read_patiently(store: Store, key: str) -> bytes:

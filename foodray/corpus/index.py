@@ -19,8 +19,8 @@ import ray
 import ray.data
 
 from foodray.corpus.corpus import CORPUS_FORMAT, Corpus
-from foodray.corpus.fetch import fetch_photo
-from foodray.corpus.hashing import perceptual_hash, sha256_hex
+from foodray.corpus.fetch import checked_sha256, fetch_photo
+from foodray.corpus.hashing import perceptual_hash
 from foodray.corpus.manifest import Study, withdrawn_ids
 from foodray.corpus.marker import COVER_PX, Marker, calibrate_photo, read_markers
 from foodray.corpus.photo import PhotoLimits, decode
@@ -109,9 +109,7 @@ class Ingest:
 
     def _read(self, row: dict[str, Any]) -> dict[str, Any]:
         data = fetch_photo(self.photos, row["image_uri"], self.limits)
-        sha256 = sha256_hex(data)
-        if row["image_sha256"] and row["image_sha256"] != sha256:
-            raise PhotoError("hash_mismatch", f"the manifest says {row['image_sha256'][:12]}…, the file is {sha256[:12]}…")
+        sha256 = checked_sha256(data, row["image_sha256"])
         marker = self.markers.get(row["marker_id"] or "")
         measure = marker is not None and marker.tells_more_than(row["marker_px_per_mm"])
         photo = decode(data, limits=self.limits, cover=COVER_PX if measure else 128)

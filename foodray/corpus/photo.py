@@ -324,9 +324,14 @@ def _typed_errors() -> Iterator[None]:
         raise _refusal(f"{type(error).__name__}: {error}") from error
 
 
+def without_places(message: str) -> str:
+    """A message for a study's table: addresses and paths are taken out and the length is bounded."""
+    return re.sub(r"<[^>]*>|\S*[/\\]\S*", "…", " ".join(message.split()))[:300]
+
+
 def _refusal(message: str) -> PhotoError:
-    """The refusal that a decoder's message means; addresses and paths are taken out and the length is bounded."""
-    detail = re.sub(r"<[^>]*>|\S*[/\\]\S*", "…", " ".join(message.split()))[:300]
+    """The refusal that a decoder's message means."""
+    detail = without_places(message)
     if _NO_MEMORY.search(message):
         return PhotoError("oom", detail)
     return PhotoError("truncated" if _TRUNCATED.search(message) else "decode_error", detail)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from foodray.analyzer import AnalyzerConfig
-from foodray.config import digest, to_plain
+from foodray.config import check_folder_name, digest, to_plain
 from foodray.errors import ConfigError
 from foodray.provenance import code_digest
 from foodray.scoring.schema import TABLES_VERSION
@@ -43,8 +43,7 @@ class ScoreConfig:
     """Share of photos in quarantine above which the run ends with exit code 3; its tables are written."""
 
     def __post_init__(self) -> None:
-        if any(letter in self.name for letter in "/\\ :"):
-            raise ConfigError(f"name = {self.name!r} must be a plain folder name")
+        check_folder_name(self.name)
         if min(self.photos_per_block, self.min_workers, self.fetch_threads) < 1 or (self.max_workers and self.max_workers < self.min_workers):
             raise ConfigError(
                 f"photos_per_block = {self.photos_per_block}, min_workers = {self.min_workers} and fetch_threads = {self.fetch_threads} must be >= 1, "

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +31,7 @@ from ray.data import ActorPoolStrategy
 from foodray.analyzer import AnalyzerConfig
 from foodray.cluster import check_resources, check_storage, connect, num_workers_at_most
 from foodray.config import digest, to_plain
-from foodray.corpus.manifest import Study, load_study, withdrawn_ids
+from foodray.corpus.manifest import Study, load_study
 from foodray.corpus.marker import Marker, read_markers
 from foodray.errors import ExistsError, QuarantineError
 from foodray.provenance import lineage
@@ -101,9 +102,9 @@ class Archive:
 
     def withdrawn(self) -> list[str]:
         """Ids of the photos that were withdrawn from everything."""
-        ids = self.study.images["image_id"].to_pylist()
-        return [image_id for image_id, scope in zip(ids, withdrawn_ids(self.study), strict=True) if scope == "all"]
+        return [row["image_id"] for row in self.rows.fixed if row["status"] == "withdrawn"]
 
+    @cached_property
     def manifest_sha256(self) -> str:
         """Identity of the manifest, its boxes included."""
         return digest({"jobs": self.rows.jobs["row_sha256"].to_pylist(), "fixed": self.rows.fixed})
@@ -217,7 +218,7 @@ def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
     """Join results and manifest, check the sums, write tables and run.json."""
     store, study, config = archive.store, archive.study, archive.config
     results = _image_results(archive)
-    tables = study_tables(results, study.images, study.foods, day_calibration(archive.cards), manifest_sha256=archive.manifest_sha256())
+    tables = study_tables(results, study.images, study.foods, day_calibration(archive.cards), manifest_sha256=archive.manifest_sha256)
     account = accounting(tables["image_results"], study.images.num_rows)
     digests = write_tables(store.sub("tables"), tables, name=archive.run_id, replace=True)
     before = json.loads(store.read("run.json")) if store.exists("run.json") else {"submissions": []}
@@ -227,7 +228,7 @@ def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:
         "fingerprint": archive.fingerprint,
         "study": study.store.root,
         "sample_data": bool(study.info.get("sample")),
-        "manifest_sha256": archive.manifest_sha256(),
+        "manifest_sha256": archive.manifest_sha256,
         "accounting": account,
         "share_quarantined": share,
         "digests": digests,
@@ -265,7 +266,7 @@ def _lineage(archive: Archive) -> dict[str, str]:
         "model_sha256": "+".join(str(card["weights_sha256"]) for card in archive.cards),
         "code_version": f"{code['foodray']}+{code['code_sha256'][:12]}",
         "config_sha256": archive.fingerprint,
-        "manifest_sha256": archive.manifest_sha256(),
+        "manifest_sha256": archive.manifest_sha256,
         "schema_version": TABLES_VERSION,
     }
 

@@ -15,8 +15,7 @@ import pyarrow as pa
 from ray.util.metrics import Counter
 
 from foodray.analyzer import Analysis, Analyzer, AnalyzerConfig, GivenBox, PhotoInput
-from foodray.corpus.fetch import fetch_photo
-from foodray.corpus.hashing import sha256_hex
+from foodray.corpus.fetch import checked_sha256, fetch_photo
 from foodray.corpus.marker import Marker
 from foodray.corpus.schema import arrow_schema
 from foodray.errors import PhotoError
@@ -102,23 +101,22 @@ class Scorer:
                     ahead.append([pool.submit(self._fetch, row) for row in chunks[index + 2]])
                 yield from self._analyze(chunk, fetched)
 
-    def _fetch(self, row: dict[str, Any]) -> bytes | PhotoError:
+    def _fetch(self, row: dict[str, Any]) -> tuple[bytes, str] | PhotoError:
+        """The bytes of a photo and their hash, or why there are none."""
         try:
             data = fetch_photo(self.job.photos, row["image_uri"], self.job.analyzer.limits)
-            if row["image_sha256"] and row["image_sha256"] != (found := sha256_hex(data)):
-                raise PhotoError("hash_mismatch", f"the manifest says {row['image_sha256'][:12]}…, the file is {found[:12]}…")
-            return data
+            return data, checked_sha256(data, row["image_sha256"])
         except PhotoError as error:
             return error
 
-    def _analyze(self, rows: list[dict[str, Any]], fetched: list[bytes | PhotoError]) -> Iterator[dict[str, Any]]:
-        inputs = [photo_input(row, data) for row, data in zip(rows, fetched, strict=True) if isinstance(data, bytes)]
+    def _analyze(self, rows: list[dict[str, Any]], fetched: list[tuple[bytes, str] | PhotoError]) -> Iterator[dict[str, Any]]:
+        inputs = [photo_input(row, found[0]) for row, found in zip(rows, fetched, strict=True) if not isinstance(found, PhotoError)]
         analyses = iter(self.analyzer.analyze(inputs))
-        for row, data in zip(rows, fetched, strict=True):
-            if isinstance(data, PhotoError):
-                yield _result(row, Analysis(status="quarantined", reason_code=data.reason, reason_detail=data.detail[:300]), None)
+        for row, found in zip(rows, fetched, strict=True):
+            if isinstance(found, PhotoError):
+                yield _result(row, Analysis.refused(found))
             else:
-                yield _result(row, next(analyses), data)
+                yield {**_result(row, next(analyses)), "image_sha256": found[1], "num_bytes": len(found[0])}
 
 
 def photo_input(row: dict[str, Any], data: bytes) -> PhotoInput:
@@ -127,13 +125,11 @@ def photo_input(row: dict[str, Any], data: bytes) -> PhotoInput:
     return PhotoInput(data=data, boxes=boxes, marker_id=row["marker_id"], px_per_mm=row["marker_px_per_mm"])
 
 
-def _result(row: dict[str, Any], analysis: Analysis, data: bytes | None) -> dict[str, Any]:
+def _result(row: dict[str, Any], analysis: Analysis) -> dict[str, Any]:
     """A row of a part file; keys of the manifest and lineage are joined to it when the run is sealed."""
     result: dict[str, Any] = {"image_id": row["image_id"], "attempts": row["attempts"]}
     result |= {name: getattr(analysis, name) for name in ("status", "reason_code", "reason_detail", "items", "decode_ms", "infer_ms")}
     result |= {"scored_at": datetime.now(UTC), "marker_px_per_mm": analysis.px_per_mm}
-    if data is not None:
-        result |= {"image_sha256": sha256_hex(data), "num_bytes": len(data)}
     if analysis.header is not None:
         result |= {name: getattr(analysis.header, name) for name in ("format", "width_px", "height_px", "exif_orientation")}
     if analysis.marker is not None:

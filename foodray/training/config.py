@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from foodray.config import check_folder_name
 from foodray.corpus.splits import SplitConfig
 from foodray.errors import ConfigError
 
@@ -101,8 +102,7 @@ class RunConfig(Generic[ConfigT]):
     """What the run asks of the cluster."""
 
     def __post_init__(self) -> None:
-        if any(letter in self.name for letter in "/\\ :"):
-            raise ConfigError(f"name = {self.name!r} must be a plain folder name")
+        check_folder_name(self.name)
         if self.loop.precision == "fp16" and not self.workers.use_gpu:
             raise ConfigError("loop.precision = 'fp16' needs workers.use_gpu; use bf16 on the CPU")
         largest = max(self.workers.num_workers, self.workers.max_workers)
