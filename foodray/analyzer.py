@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from foodray.corpus.marker import COVER_PX, Calibration, Marker, calibrate_photo
-from foodray.corpus.photo import Photo, PhotoHeader, PhotoLimits, crop_square, decode_for, without_places
+from foodray.corpus.photo import PhotoHeader, PhotoLimits, crop_squares, decode_for, without_places
 from foodray.corpus.samples import Box, SampleSpec, corrected
 from foodray.errors import ConfigError, PhotoError
 from foodray.nn.runtime import Runtime, RuntimeName, make_runtime
@@ -132,7 +132,6 @@ class Reader:
     task: Task
     card: Mapping[str, Any]
     spec: SampleSpec
-    network: nn.Module
     runtime: Runtime
     columns: frozenset[str]
     """Names of the prediction columns."""
@@ -211,7 +210,7 @@ class Analyzer:
             decoded = decode_for(photo.data, windows, cover=COVER_PX if marker else 0, limits=self.config.limits)
             found, scale = calibrate_photo(decoded, marker) if marker else (None, None)
             colors = None if found is None or found.color_matrix_34 is None else found.color_matrix_34.ravel().tolist()
-            cut = (np.stack([_crop(decoded, given, reader.spec) for given in boxes]) for reader in self.readers)
+            cut = (crop_squares(decoded, [given.box for given in boxes], side_px=one.spec.stored_px, margin=one.spec.stored_margin) for one in self.readers)
             crops = tuple(corrected(squares, reader.spec, colors) for squares, reader in zip(cut, self.readers, strict=True))
         except PhotoError as error:
             return _Read(analysis=Analysis.refused(error))
@@ -278,27 +277,26 @@ class Analyzer:
         return [name for name, is_set in flags.items() if is_set]
 
 
-def make_reader(location: str, config: AnalyzerConfig, *, quantized: str | None = None) -> Reader:
-    """A bundle verified and made ready as the config says; `quantized` is the folder of its int8 model."""
+def load_network(location: str) -> tuple[Task, Mapping[str, Any], nn.Module]:
+    """A bundle's task, card and network with its weights, verified; raises `BundleError`."""
     bundle = read_bundle(location)
-    model = (Store(quantized).read("model.xml"), Store(quantized).read("model.bin")) if quantized else None
     task = task_of(bundle.card)
     network = task.network(weights="random")
     network.load_state_dict(dict(bundle.weights))
+    return task, bundle.card, network
+
+
+def make_reader(location: str, config: AnalyzerConfig, *, quantized: str | None = None) -> Reader:
+    """A bundle verified and made ready as the config says; `quantized` is the folder of its int8 model."""
+    task, card, network = load_network(location)
+    model = (Store(quantized).read("model.xml"), Store(quantized).read("model.bin")) if quantized else None
     spec = replace(task.spec, slack=0.0)
     rng = np.random.default_rng(0)
     rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
     example = task.prepare(rows, train=False)
     runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads, quantized=model)
     columns = frozenset(task.predictions(_on_cpu(runtime(example))))
-    return Reader(task=task, card=bundle.card, spec=spec, network=network, runtime=runtime, columns=columns)
-
-
-def _crop(photo: Photo, given: GivenBox, spec: SampleSpec) -> np.ndarray:
-    try:
-        return crop_square(photo, given.box, side_px=spec.stored_px, margin=spec.stored_margin)
-    except (ValueError, MemoryError, cv2.error) as error:
-        raise PhotoError("decode_error", without_places(str(error))) from error
+    return Reader(task=task, card=card, spec=spec, runtime=runtime, columns=columns)
 
 
 def _extents(read: Sequence[_Read]) -> dict[str, np.ndarray]:

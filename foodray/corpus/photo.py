@@ -123,13 +123,10 @@ def decode_crops(
     """The square crops of all boxes, uint8 (N, S, S, 3) in their order: see `crop_square`.
 
     The photo is decoded once, at the smallest scale at which no crop has to be enlarged that would not have to be at full
-    size. Without boxes it is still decoded, so that a broken photo is refused. Raises `PhotoError`, and `ValueError` for
-    a box that is not finite or has a negative side.
+    size. Without boxes it is still decoded, so that a broken photo is refused. Raises `PhotoError`.
     """
     photo = decode_for(data, [(box, side_px, margin) for box in boxes], limits=limits)
-    with _typed_errors():
-        crops = [crop_square(photo, box, side_px=side_px, margin=margin) for box in boxes]
-        return np.stack(crops) if crops else np.empty((0, side_px, side_px, 3), np.uint8), photo.header
+    return crop_squares(photo, boxes, side_px=side_px, margin=margin), photo.header
 
 
 def decode_for(data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, cover: int = 0, limits: PhotoLimits = PhotoLimits()) -> Photo:
@@ -143,12 +140,19 @@ def decode_for(data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, c
     return _pixels(data, image, header, next(fits, 1))
 
 
+def crop_squares(photo: Photo, boxes: Sequence[Box | None], *, side_px: int, margin: float) -> NDArray[np.uint8]:
+    """`crop_square` of every box, uint8 (N, S, S, 3); raises `PhotoError`."""
+    with _typed_errors():
+        crops = [crop_square(photo, box, side_px=side_px, margin=margin) for box in boxes]
+        return np.stack(crops) if crops else np.empty((0, side_px, side_px, 3), np.uint8)
+
+
 def crop_square(photo: Photo, box_xywh: Box | None, *, side_px: int, margin: float) -> Rgb:
     """The square around the centre of a box, uint8 (S, S, 3); its side is the box's longer side times `1 + margin`.
 
     The box is in px of the oriented original; None is the box of the whole photo, which `margin=0` pads to a square. What lies
     outside the photo is mid-grey. The crop hardly depends on the scale at which the photo was decoded: see `resize`. Raises
-    `ValueError` for a box that is not finite, has a negative side, or is far off any photo.
+    `PhotoError` (bad_box) for a box that is not finite, has a negative side, or is far off any photo.
     """
     left, upper, side = _window(photo.header, box_xywh, margin)
     (scale_x, scale_y), (origin_x, origin_y) = photo.scale, photo.origin
@@ -160,7 +164,7 @@ def _window(header: PhotoHeader, box_xywh: Box | None, margin: float) -> tuple[f
     """Left, upper and side of the square window of a box, in px of the oriented original."""
     x, y, width, height = box_xywh or (0.0, 0.0, header.width_px, header.height_px)
     if not all(abs(number) < 1e6 for number in (x, y, width, height, margin)) or min(width, height, 1 + margin) < 0:
-        raise ValueError(f"box {box_xywh} with margin {margin} cannot be cut: numbers must be finite and below a million, sides not negative")
+        raise PhotoError("bad_box", f"box {box_xywh} with margin {margin} cannot be cut: numbers must be finite and below a million, sides not negative")
     side = max(1.0, max(width, height) * (1 + margin))
     return x + (width - side) / 2, y + (height - side) / 2, side
 

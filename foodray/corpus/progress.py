@@ -40,11 +40,16 @@ class Tally:
         self.counter.add.remote(number)
 
 
+def quiet_ray_data() -> None:
+    """No progress bars of Ray Data: foodray has one kind of progress, also where there is no terminal."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
 @contextmanager
 def counted(doing: str, *, total: int, unit: str, every_s: float = 3.0) -> Iterator[Tally]:
     """Log progress every few seconds until the block ends, and one line at its end."""
-    ray.data.DataContext.get_current().enable_progress_bars = False  # one kind of progress, also where there is no terminal
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet_ray_data()
     counter = _Counter.remote()  # type: ignore[attr-defined]
     over, started = threading.Event(), time.monotonic()
 

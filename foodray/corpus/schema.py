@@ -29,6 +29,7 @@ REASONS = {
     "unidentified": "the bytes are not an image of any known format",
     "truncated": "the image ends before its pixels do",
     "decode_error": "the decoder failed inside the image",
+    "bad_box": "a box of the photo is not finite, has a negative side or lies far off the photo",
     "timeout": "the storage did not answer in time",
     "oom": "there was not enough memory to decode the photo",
     "model_error": "the model failed on this photo",

@@ -9,12 +9,11 @@ import logging
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from foodray.analyzer import Analyzer, AnalyzerConfig, Reader
+from foodray.analyzer import Analyzer, AnalyzerConfig, Reader, load_network
 from foodray.corpus.fetch import fetch_photo
 from foodray.corpus.marker import Marker
 from foodray.errors import PhotoError, ScoringError
@@ -36,8 +35,9 @@ def with_int8(config: AnalyzerConfig, store: Store, photos: Store, jobs: pa.Tabl
         return made
     eager = Analyzer.load(replace(config, runtime="eager"), markers)
     rows = _crops(eager, photos, jobs)
-    for index, (reader, place) in enumerate(zip(eager.readers, places, strict=True)):
-        xml, weights = quantize(reader.network, reader.task.forward, [_batch(reader, row[index]) for row in rows[:NUM_RANGES]])
+    for index, (bundle, place) in enumerate(zip(config.bundles, places, strict=True)):
+        task, _, network = load_network(bundle)
+        xml, weights = quantize(network, task.forward, [task.prepare(row[index], train=False) for row in rows[:NUM_RANGES]])
         Store(place).write("model.xml", xml, replace=True)
         Store(place).write("model.bin", weights, replace=True)
     measured = rows[NUM_RANGES:] or rows
@@ -66,10 +66,6 @@ def _crops(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows]
     if not found:
         raise ScoringError("no photo of the archive can be read, so there is nothing to make an int8 model from; choose another runtime")
     return found[: NUM_RANGES + NUM_LOSS]
-
-
-def _batch(reader: Reader, rows: Rows) -> dict[str, Any]:
-    return reader.task.prepare(rows, train=False)
 
 
 def _loss(eager: Reader, int8: Reader, rows: list[Rows]) -> dict[str, float]:

@@ -15,8 +15,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +32,7 @@ from foodray.cluster import check_resources, check_storage, connect, num_workers
 from foodray.config import digest, to_plain
 from foodray.corpus.manifest import Study, load_study
 from foodray.corpus.marker import Marker, read_markers
+from foodray.corpus.progress import quiet_ray_data
 from foodray.errors import ExistsError, QuarantineError
 from foodray.provenance import lineage
 from foodray.scoring.accounting import accounting
@@ -159,9 +159,7 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
     )
     most = min(config.max_workers or num_workers_at_most(use_gpu=config.use_gpu), len(blocks))
     pool = ActorPoolStrategy(min_size=min(config.min_workers, most), max_size=most, max_tasks_in_flight_per_actor=2)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet_ray_data()
     work = ray.data.from_arrow(blocks).map_batches(
         Scorer,
         fn_constructor_args=(job,),
@@ -171,10 +169,10 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
         num_cpus=1,
         num_gpus=1 if config.use_gpu else 0,
     )
-    with _follow(store, sum(block.num_rows for block in blocks), progress) as count:
-        for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
-            for index in range(len(batch["block"])):
-                count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
+    follower = _Follower(store, sum(block.num_rows for block in blocks), progress)
+    for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
+        for index in range(len(batch["block"])):
+            follower.count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
 
 
 def _analyzer(archive: Archive) -> AnalyzerConfig:
@@ -185,33 +183,33 @@ def _analyzer(archive: Archive) -> AnalyzerConfig:
     return with_int8(config, archive.store, archive.study.photos, archive.rows.jobs, archive.markers)
 
 
-@contextmanager
-def _follow(store: Store, total: int, progress: Progress | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Count blocks, and tell about it in progress.json and to `progress`, at most once in two seconds and at the end."""
-    counts: Counter[str] = Counter()
-    first, last = time.monotonic(), 0.0
-    begun: list[float] = []
+class _Follower:
+    """Counts blocks, and tells about them in progress.json and to `progress`, at most once in two seconds and at the end."""
 
-    def tell() -> None:
-        done, seconds = counts["photos"], time.monotonic() - begun[0]
-        rate = (done - counts["first"]) / seconds if seconds > 0 else 0.0
-        record: dict[str, Any] = {"photos": done, "total": total, **{name: counts[name] for name in ("ok", "ok_no_food", "quarantined")}}
-        record |= {"photos_per_s": round(rate, 1), "eta_s": round((total - done) / rate) if rate else None, "seconds": round(time.monotonic() - first, 1)}
-        store.write("progress.json", json.dumps({**record, "at": time.time()}).encode(), replace=True)
-        if progress is not None:
-            progress(record)
+    def __init__(self, store: Store, total: int, progress: Progress | None) -> None:
+        self.store, self.total, self.progress = store, total, progress
+        self.counts: Counter[str] = Counter()
+        self.started, self.told = time.monotonic(), 0.0
+        self.first: tuple[float, int] | None = None  # when the first block was done, and its photos: it holds the start of the workers
 
-    def count(block: Mapping[str, Any]) -> None:
-        nonlocal last
-        counts.update({name: int(number) for name, number in block.items()})
-        if not begun:  # the first block holds the start of the workers
-            begun.append(time.monotonic())
-            counts["first"] = counts["photos"]
-        if time.monotonic() - last > 2.0 or counts["photos"] == total:
-            last = time.monotonic()
-            tell()
+    def count(self, block: Mapping[str, Any]) -> None:
+        """One more block is done."""
+        self.counts.update({name: int(number) for name, number in block.items()})
+        self.first = self.first or (time.monotonic(), self.counts["photos"])
+        if time.monotonic() - self.told > 2.0 or self.counts["photos"] == self.total:
+            self.told = time.monotonic()
+            self.tell(*self.first)
 
-    yield count
+    def tell(self, since: float, before: int) -> None:
+        """Write down how far it is; the rate is that since `since`, when `before` photos were done."""
+        done, seconds = self.counts["photos"], time.monotonic() - since
+        rate = (done - before) / seconds if seconds > 0 else 0.0
+        record: dict[str, Any] = {"photos": done, "total": self.total, **{name: self.counts[name] for name in ("ok", "ok_no_food", "quarantined")}}
+        record |= {"photos_per_s": round(rate, 1), "eta_s": round((self.total - done) / rate) if rate else None}
+        record |= {"seconds": round(time.monotonic() - self.started, 1), "at": time.time()}
+        self.store.write("progress.json", json.dumps(record).encode(), replace=True)
+        if self.progress is not None:
+            self.progress(record)
 
 
 def _seal(archive: Archive, work: Mapping[str, Any]) -> Scored:

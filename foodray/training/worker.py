@@ -118,7 +118,7 @@ def _results(loop: Loop, assignment: Assignment) -> None:
     raw: list[Columns] = []
     wanted = loop.task.calibrates_on
     validation = loop.evaluate("val", lambda entries, outputs: raw.append({"entry": entries, **as_columns(outputs, wanted)}))
-    loop.task = _calibrated(loop.task, _gathered(raw, loop.part.world), assignment) if wanted else loop.task
+    loop.task = loop.task.calibrate(_tensors(_gathered(raw, loop.part.world)), assignment.val_rows) if wanted else loop.task
     predicted: list[Columns] = []
     test = loop.evaluate("test", lambda entries, outputs: predicted.append({"entry": entries, **loop.task.predictions(outputs)}))
     columns = _gathered(predicted, loop.part.world)
@@ -162,8 +162,5 @@ def as_columns(outputs: Mapping[str, Tensor], wanted: Sequence[str]) -> Columns:
     return {name: outputs[name].float().cpu().numpy() for name in wanted if name in outputs}
 
 
-def _calibrated(task: Task, columns: Columns, assignment: Assignment) -> Task:
-    """The task fitted on the validation side; its config keeps the settings of the run."""
-    rows = assignment.val_rows
-    outputs = {name: torch.from_numpy(values) for name, values in columns.items() if name != "entry"}
-    return task.calibrate(outputs, rows)
+def _tensors(columns: Columns) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values) for name, values in columns.items() if name != "entry"}

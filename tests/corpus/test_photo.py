@@ -470,7 +470,7 @@ class TestCrops:
 
     @pytest.mark.parametrize("box", [(0, 0, -1, 5), (float("nan"), 0, 5, 5), (0, 0, float("inf"), 5), (1e9, 0, 5, 5)])
     def test_impossible_boxes_are_refused(self, box: tuple[float, float, float, float]) -> None:
-        with pytest.raises(ValueError, match="cannot be cut"):
+        with pytest.raises(PhotoError, match="cannot be cut"):
             decode_crops(encoded(scene(), "PNG"), [box], side_px=16, margin=0)
 
     def test_a_photo_of_one_row_is_cut(self) -> None:
