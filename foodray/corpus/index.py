@@ -29,7 +29,7 @@ from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION
 from foodray.errors import CorpusError, ExistsError, PhotoError
 from foodray.provenance import code_digest
 from foodray.storage.store import Store
-from foodray.storage.tables import csv_bytes, for_spreadsheets
+from foodray.storage.tables import spreadsheet_bytes
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
             f"{store.root}: the manifest has {num_rows} photos, the shards {table.num_rows}; the index is not complete, build it again in a new place"
         )
     refused = table.filter(pa.compute.not_equal(table["status"], "ok"))
-    store.write("refused.csv", csv_bytes(for_spreadsheets(refused.select(REFUSED_COLUMNS))))
+    store.write("refused.csv", spreadsheet_bytes(refused.select(REFUSED_COLUMNS)))
     labels = sorted({item["class_name"] for items in _items(table) for item in items if item["class_name"]})
     reasons = refused["reason_code"].drop_null().value_counts().to_pylist()
     num_unplaced = study.truth_items["image_id"].null_count

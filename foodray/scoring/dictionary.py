@@ -4,7 +4,6 @@ In: tables of `Column`s by name. Out: rows of the dictionary (table, column, typ
 `datapackage.json`, which R's and Python's `frictionless` read.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,8 +52,8 @@ def dictionary_table(tables: Tables) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def datapackage(name: str, tables: Tables, files: Mapping[str, bytes], *, keys: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A Frictionless tabular data package of CSV files; `files` are their bytes by table."""
+def datapackage(name: str, tables: Tables, files: Mapping[str, tuple[int, str]], *, keys: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A Frictionless tabular data package of CSV files; `files` are size in bytes and SHA-256 by table."""
     resources = [_resource(table, tables[table], data, keys.get(table, ())) for table, data in files.items()]
     return {"profile": "tabular-data-package", "name": name, "version": TABLES_VERSION, "resources": resources}
 
@@ -88,7 +87,7 @@ def _type(kind: pa.DataType) -> str:
     return "struct" if pa.types.is_struct(kind) else str(kind)
 
 
-def _resource(table: str, columns: tuple[Column, ...], data: bytes, key: Sequence[str]) -> dict[str, Any]:
+def _resource(table: str, columns: tuple[Column, ...], file: tuple[int, str], key: Sequence[str]) -> dict[str, Any]:
     schema: dict[str, Any] = {"fields": [_field(column) for column in columns], "missingValues": [""]}
     if key and set(key) <= {column.name for column in columns if column.required}:
         schema["primaryKey"] = list(key)  # Frictionless allows no empty part in it
@@ -99,8 +98,8 @@ def _resource(table: str, columns: tuple[Column, ...], data: bytes, key: Sequenc
         "format": "csv",
         "mediatype": "text/csv",
         "encoding": "utf-8",
-        "bytes": len(data),
-        "hash": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        "bytes": file[0],
+        "hash": f"sha256:{file[1]}",
         "schema": schema,
     }
 

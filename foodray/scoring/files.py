@@ -17,7 +17,7 @@ from foodray.errors import ExistsError, ScoringError
 from foodray.scoring.dictionary import datapackage, dictionary, dictionary_table
 from foodray.scoring.schema import KEYS, LINEAGE, SCORED, TABLES_VERSION
 from foodray.storage.store import Store
-from foodray.storage.tables import csv_bytes, for_spreadsheets, parquet_bytes, read_parquet
+from foodray.storage.tables import parquet_bytes, read_parquet, spreadsheet_bytes
 
 NEVER_DIGESTED = {column.name for columns in (*SCORED.values(), LINEAGE) for column in columns if column.volatile}
 """Columns that say when and how a row was made, not what was found: run_id, reason_detail, attempts, manifest_sha256, times."""
@@ -41,19 +41,21 @@ def write_tables(
     for table, data in tables.items():
         if table not in columns or data.column_names != [column.name for column in columns[table]]:
             raise ScoringError(f"table {table!r} has other columns than its description: {', '.join(data.column_names)}")
-    csv = {table: csv_bytes(for_spreadsheets(data)) for table, data in tables.items()}
-    files = {f"{table}.parquet": parquet_bytes(_marked(data)) for table, data in tables.items()} | {f"{table}.csv": data for table, data in csv.items()}
     described = {table: columns[table] for table in tables}
-    files["dictionary.csv"] = csv_bytes(for_spreadsheets(dictionary_table(described)))
-    files["dictionary.json"] = _json({"schema_version": TABLES_VERSION, "columns": dictionary(described)})
-    digests = {table: table_digest(data) for table, data in tables.items()}
-    files["datapackage.json"] = _json({**datapackage(name, described, csv, keys=keys), "digests": digests})
     if not replace:
         # The last file first: where it is there, all of them are.
-        for key in reversed(files):
+        for key in ("datapackage.json", "dictionary.json", "dictionary.csv", *(f"{table}.{end}" for table in tables for end in ("csv", "parquet"))):
             _refuse(store, key)
-    for key, data in files.items():
-        store.write(key, data, replace=replace)
+    written: dict[str, tuple[int, str]] = {}
+    for table, data in tables.items():
+        csv = spreadsheet_bytes(data)
+        written[table] = (len(csv), hashlib.sha256(csv).hexdigest())
+        store.write(f"{table}.csv", csv, replace=replace)
+        store.write(f"{table}.parquet", parquet_bytes(_marked(data)), replace=replace)
+    store.write("dictionary.csv", spreadsheet_bytes(dictionary_table(described)), replace=replace)
+    store.write("dictionary.json", _json({"schema_version": TABLES_VERSION, "columns": dictionary(described)}), replace=replace)
+    digests = {table: table_digest(data) for table, data in tables.items()}
+    store.write("datapackage.json", _json({**datapackage(name, described, written, keys=keys), "digests": digests}), replace=replace)
     return digests
 
 

@@ -78,10 +78,12 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store, self.parts, self.plans = store, store.sub("parts"), store.sub("plan")
 
-    def results(self) -> pa.Table:
-        """Every result in the part files (`PART_SCHEMA`), of each row of work the latest attempt, ordered by row hash."""
-        tables = [read_parquet(self.parts, key) for key in _whole_files(self.parts)]
-        whole = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
+    def results(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Every result in the part files (`PART_SCHEMA`, or some of its columns: row_sha256 and attempts among them), of each row of work the
+        latest attempt, ordered by row hash."""
+        names = PART_SCHEMA.names if columns is None else columns
+        tables = [read_parquet(self.parts, key, names) for key in _whole_files(self.parts)]
+        whole = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table().select(names)
         latest = whole.append_column("at", pa.array(range(whole.num_rows)))
         latest = latest.sort_by([("row_sha256", "ascending"), ("attempts", "descending"), ("at", "ascending")])
         hashes = latest["row_sha256"].to_pylist()
@@ -90,7 +92,7 @@ class Ledger:
 
     def left(self, jobs: pa.Table, *, retry: Retry) -> list[dict[str, Any]]:
         """The rows of work that are not done, each with the number of its next attempt."""
-        found = {row["row_sha256"]: row for row in self.results().select(["row_sha256", "attempts", "reason_code"]).to_pylist()}
+        found = {row["row_sha256"]: row for row in self.results(["row_sha256", "attempts", "reason_code"]).to_pylist()}
         again = {key: row["attempts"] + 1 for key, row in found.items() if _is_open(row, retry)}
         rows = jobs.to_pylist()
         return [{**row, "attempts": again.get(row["row_sha256"], 1)} for row in rows if row["row_sha256"] not in found or row["row_sha256"] in again]

@@ -1,11 +1,12 @@
 """Tables as files: the one place that turns an Arrow table into the bytes of Parquet or CSV, and back.
 
-A CSV that people open in a spreadsheet goes through `for_spreadsheets`: a cell such as `=HYPERLINK(…)` from a manifest
+A CSV that people open in a spreadsheet goes through `spreadsheet_bytes`: a cell such as `=HYPERLINK(…)` from a manifest
 would otherwise run there (CSV injection, OWASP).
 """
 
 import io
 import json
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from foodray.storage.store import Store
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_ROWS = 4_096
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -30,13 +32,23 @@ def csv_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def read_parquet(store: Store, key: str) -> pa.Table:
-    """The table of a Parquet file; raises `FileNotFoundError` or `StorageError`."""
-    return pq.read_table(io.BytesIO(store.read(key)))
+def read_parquet(store: Store, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a Parquet file, or some of its columns; raises `FileNotFoundError` or `StorageError`."""
+    return pq.read_table(io.BytesIO(store.read(key)), columns=None if columns is None else list(columns))
 
 
-def for_spreadsheets(table: pa.Table) -> pa.Table:
-    """The table with nested columns as JSON text, bytes as hex, and an apostrophe before text that a spreadsheet would run as a formula."""
+def spreadsheet_bytes(table: pa.Table) -> bytes:
+    """The table as a CSV file for people: nested columns as JSON text, bytes as hex, and an apostrophe before text that a spreadsheet
+    would run as a formula. Made a few thousand rows at a time, because their text takes many times the memory of the columns."""
+    first = _for_spreadsheets(table.slice(0, _ROWS))
+    sink = io.BytesIO()
+    with pa_csv.CSVWriter(sink, first.schema) as writer:
+        for start in range(0, max(1, table.num_rows), _ROWS):
+            writer.write_table(_for_spreadsheets(table.slice(start, _ROWS)).cast(first.schema))
+    return sink.getvalue()
+
+
+def _for_spreadsheets(table: pa.Table) -> pa.Table:
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_nested(column.type):
