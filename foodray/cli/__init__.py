@@ -31,6 +31,7 @@ RunBArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_B")]
 
 Preset = Literal["default", "paper", "sgd"]
 Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
+Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    if arguments[:2] == ["train", "mtl"]:
-        train_mtl(arguments[2:])
+    family = arguments[1] if arguments[:1] == ["train"] and len(arguments) > 1 else ""
+    if family in TRAIN:
+        TRAIN[family](arguments[2:])
         return
-    if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
-        family = arguments[1] if len(arguments) > 1 else ""
-        raise ConfigError(f"foodray train {family!r}: name a family; {nearest(family, ['mtl'])}; its settings: foodray train mtl --help")
+    if arguments[:1] == ["train"] and family not in ("-h", "--help"):
+        raise ConfigError(f"foodray train {family!r}: name a family; {nearest(family, TRAIN)}; its settings: foodray train mtl --help")
     if arguments[:1] == ["score"]:
         score(arguments[1:])
         return
@@ -72,7 +73,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def train_help() -> None:
-    """Train a model: foodray train mtl --help."""
+    """Train a model: foodray train mtl --help, foodray train segmentation --help."""
 
 
 def sample(out: OutArg, num_participants: int = 24, num_days: int = 2, seed: int = 0) -> None:
@@ -152,10 +153,8 @@ def index(
 
 def train_mtl(arguments: list[str]) -> None:
     """Train the multi-task model (class and portion) on a corpus."""
-    from foodray.report.figures import draw_run
     from foodray.tasks.mtl import MtlConfig, MtlTask, preset
     from foodray.training.config import RunConfig
-    from foodray.training.run import train
 
     @dataclass(frozen=True, kw_only=True)
     class TrainMtl(RunConfig[MtlConfig]):
@@ -164,23 +163,59 @@ def train_mtl(arguments: list[str]) -> None:
         row: Row = "sps_cdfa_ln_bn"
         """Which row of the paper's Table 1."""
 
+    _train(MtlTask, TrainMtl, arguments, {"preset": Preset, "row": Row}, preset)
+
+
+def train_segmentation(arguments: list[str]) -> None:
+    """Train a segmentation network on a corpus with masks."""
+    from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask, preset
+    from foodray.training.config import RunConfig
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainSegmentation(RunConfig[SegmentationConfig]):
+        preset: Literal["default", "paper"] = "default"
+        """Where the task's settings start: default (AdamW, cosine), paper (ENet's official options, torchvision's reference)."""
+        network: Network = "enet"
+        """Which network; it decides the other settings' defaults."""
+
+    _train(SegmentationTask, TrainSegmentation, arguments, {"preset": Literal["default", "paper"], "network": Network}, preset)
+
+
+TRAIN = {"mtl": train_mtl, "segmentation": train_segmentation}
+
+
+def _train(family: Any, command: Any, arguments: list[str], choices: dict[str, Any], preset: Any) -> None:
+    """Parse a family's settings, which start where `preset` has them for the choices made, and train."""
+    from foodray.report.figures import draw_run
+    from foodray.training.config import RunConfig
+    from foodray.training.run import train
+
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="default")
-    first.add_argument("--row", default="sps_cdfa_ln_bn")
-    chosen, _ = first.parse_known_args(arguments)
-    known = chosen.preset in get_args(Preset) and chosen.row in get_args(Row)  # otherwise tyro explains
-    task = preset(chosen.preset, chosen.row) if known else MtlConfig()
-    start = TrainMtl(task=task, corpus=tyro.MISSING, results=tyro.MISSING)
-    parsed = tyro.cli(TrainMtl, args=arguments, default=start, prog="foodray train mtl", description=_TRAIN_HELP)
+    for name, words in choices.items():
+        first.add_argument(f"--{name}", choices=get_args(words), default=argparse.SUPPRESS)
+    first.exit_on_error = False
+    try:
+        chosen = vars(first.parse_known_args(arguments)[0])
+    except argparse.ArgumentError:
+        chosen = {}  # tyro explains
+    defaults = {name: field.default for name, field in command.__dataclass_fields__.items() if name in choices}
+    start = command(task=preset(*({**defaults, **chosen}[name] for name in choices)), corpus=tyro.MISSING, results=tyro.MISSING)
+    parsed = tyro.cli(command, args=arguments, default=start, prog=f"foodray train {family.name}", description=_TRAIN_HELP[family.name])
     config = RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)})
-    done = train(named(config, "mtl"), MtlTask, progress=print_progress)
+    done = train(named(config, family.name), family, progress=print_progress)
     draw_run(done.store)
     print_run(done)
 
 
-_TRAIN_HELP = """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
+_TRAIN_HELP = {
+    "mtl": """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
 
-Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run."""
+Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run.""",
+    "segmentation": """Train a network that tells which pixels show which food, on a corpus with masks, with Ray Train.
+
+ENet from scratch in two phases; the others by transfer (--network). Joins the cluster of RAY_ADDRESS, or starts a private one. The same
+command again continues an unfinished run.""",
+}
 
 
 def named(config: Any, family: str) -> Any:

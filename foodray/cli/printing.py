@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def print_progress(record: dict[str, Any]) -> None:
     """One line: where the run is, how fast, how long still, and the latest validation."""
     latest = record["latest"]
-    shown = {"val_accuracy": "accuracy {:.1%}", **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS}}
+    shown = {"val_accuracy": "accuracy {:.1%}", "val_miou": "mIoU {:.1%}", **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS}}
     validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if latest.get(name) is not None)
     eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
     speed = f"{record['samples_per_s']:.0f} samples/s" if record["samples_per_s"] else ""
@@ -85,12 +85,22 @@ def print_run(run: "Run") -> None:
         counts = f"|I| = {test['num_correct']:.0f} correct of N = {test['num_both']:.0f}"
         mccr = "undefined" if test["mccr"] is None else f"{test['mccr']:.4f}"
         print(f"\nMCCR {mccr} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
+    if metrics.get("by_class"):
+        _print_classes(metrics["by_class"])
     _print_reliability(
         run.info.get("calibration"), metrics.get("reliability", {}), unit=next((name for name in ("kcal", "g", "ml") if f"mae_{name}" in metrics["test"]), "")
     )
     print("\nrun folder   " + run.store.root)
     for title, key in (("bundle", "bundle"), ("pictures", "figures"), ("predictions", "predictions.parquet")):
         print(f"{title:12} {run.store.uri(key)}")
+
+
+def _print_classes(by_class: dict[str, dict[str, float | None]]) -> None:
+    """One line a class, the one with most px first."""
+    columns = [name for name in next(iter(by_class.values())) if name != "num_px"]
+    print("\n" + f"{'class':38}" + "".join(f"{name:>16}" for name in columns) + f"{'px':>16}")
+    for label, row in sorted(by_class.items(), key=lambda entry: -(entry[1]["num_px"] or 0)):
+        print(f"{label:38}" + "".join(f"{_cell(row, name, '{:.1%}'):>16}" for name in columns) + f"{row['num_px']:>16,.0f}")
 
 
 def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:
@@ -110,6 +120,11 @@ def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, 
 
 
 _COLUMNS = [
+    ("miou", "mIoU", "{:.1%}"),
+    ("miou_food", "mIoU food", "{:.1%}"),
+    ("pixel_accuracy", "pixel accuracy", "{:.1%}"),
+    ("mean_accuracy", "mean accuracy", "{:.1%}"),
+    ("iou_food_photo", "food IoU/photo", "{:.1%}"),
     ("accuracy", "accuracy", "{:.1%}"),
     ("accuracy_top5", "top-5", "{:.1%}"),
     *((f"mae_{unit}", f"MAE {unit}", "{:.1f}") for unit in ("kcal", "g", "ml")),

@@ -20,7 +20,7 @@ from foodray.corpus.schema import PHOTO_SCHEMA
 from foodray.errors import CorpusError
 from foodray.storage.store import Store
 
-CORPUS_FORMAT = "foodray-corpus/2"
+CORPUS_FORMAT = "foodray-corpus/3"
 Level = Literal["item", "photo"]
 
 SAMPLE_COLUMNS = (
@@ -38,6 +38,7 @@ SAMPLE_COLUMNS = (
     "extent_h_mm",
     "day_key",
     "intake_weight",
+    "mask_px",
 )
 
 
@@ -84,7 +85,7 @@ class Corpus:
     def read_rows(store: Store) -> pa.Table:
         """Every row of the shards without the photo bytes, ordered by image_id."""
         filesystem, path = store.arrow("photos")
-        columns = [name for name in PHOTO_SCHEMA.names if name != "photo"]
+        columns = [name for name in PHOTO_SCHEMA.names if name not in ("photo", "mask")]
         table = pq.read_table(path, columns=columns, filesystem=filesystem)
         return table.sort_by("image_id")
 
@@ -96,10 +97,11 @@ class Corpus:
             whole.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         return whole.hexdigest()
 
-    def samples(self, level: Level) -> dict[str, np.ndarray]:
-        """What may be trained on, one row a sample, as columns (`SAMPLE_COLUMNS` and the box); raises `CorpusError` if nothing.
+    def samples(self, level: Level, *, masks: bool = False) -> dict[str, np.ndarray]:
+        """What may be trained on, one row a sample, as columns (`SAMPLE_COLUMNS`); raises `CorpusError` if nothing.
 
-        An item without a box counts as one only when it is the photo's only item (a whole-photo label).
+        An item without a box counts as one only when it is the photo's only item (a whole-photo label). With `masks` only photos with a
+        whole mask are samples, `mask_px` says how many px each id has (0 the background, then the labels), and the class is the one with most.
         """
         table = self.read_rows(self.store)
         intake = intake_weights(table)
@@ -111,18 +113,29 @@ class Corpus:
                 f"{self.store.root}: {usable.num_rows} photos are readable but none may be trained on; "
                 "training needs consent_scope = score_train in the images table, for participants who agreed"
             )
-        rows = [sample for photo in consented.to_pylist() for sample in samples_of(photo, level)]
+        rows = [sample for photo in consented.to_pylist() for sample in samples_of(photo, level, masks=masks)]
+        if not rows and masks:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.info["num_by_mask_reason"].items()) or "no photo has any"
+            raise CorpusError(f"{self.store.root} has no photo with a whole mask ({reasons}); fill truth_items.segmentation and index again")
         if not rows:
             raise CorpusError(f"{self.store.root} has no {level} with a class or a portion; fill truth_items and index again")
+        if masks:
+            for row in rows:  # a photo is of the class that covers most of it: splits and samplers balance that
+                foods_px = row["mask_px"][1:]
+                row["class_name"] = self.labels[foods_px.argmax()] if foods_px.any() else None
         rows.sort(key=lambda row: str(row["sample_id"]))
         return _columns(rows)
 
 
-def samples_of(photo: dict[str, Any], level: Level) -> list[dict[str, Any]]:
-    """The samples of one photo row, in the order of its items; `box` is None for the whole photo."""
+def samples_of(photo: dict[str, Any], level: Level, *, masks: bool = False) -> list[dict[str, Any]]:
+    """The samples of one photo row, in the order of its items; `box` is None for the whole photo. With `masks` a photo with a whole mask is one."""
     shared = {name: photo[name] for name in ("image_id", "participant_id", "image_sha256", "phash", "split")}
     shared |= {name: photo.get(name) for name in ("day_key", "intake_weight")}
     items = photo["items"] or []
+    if masks and photo["mask_px"] is None:
+        return []
+    if masks:
+        return [{**shared, "sample_id": photo["image_id"], "box": None, "mask_px": np.array(photo["mask_px"], np.int64)}]
     if level == "photo":
         classes = {item["class_name"] for item in items if item["class_name"]}
         truth = {"class_name": classes.pop() if len(classes) == 1 else None}

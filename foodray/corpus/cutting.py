@@ -1,7 +1,7 @@
 """Every sample of a corpus as a square in the object store: photos are decoded once, by Ray Data.
 
-In: a corpus and the ids of the samples that are wanted. Out: Arrow blocks in the object store with `sample_id` and `square`
-(uint8, side x side x 3, flat), and where each sample is. Nothing here needs torch: the tasks start quickly.
+In: a corpus and the ids of the samples that are wanted. Out: Arrow blocks in the object store with `sample_id`, `pixels` (uint8,
+side x side x 3, flat) and, where masks are wanted, `mask` (int16, side x side, flat), and where each sample is. Nothing here needs torch: the tasks start quickly.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,28 @@ import ray
 import ray.data
 
 from foodray.corpus.corpus import Corpus, samples_of
-from foodray.corpus.photo import PhotoLimits
+from foodray.corpus.masks import crop_labels, decode_mask
+from foodray.corpus.photo import PhotoLimits, window
 from foodray.corpus.progress import Tally, counted
 from foodray.corpus.samples import SampleSpec, cut
 from foodray.errors import CorpusError, PhotoError
 from foodray.storage.store import Store
 
-COLUMNS = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "color_matrix", "status", "photo"]
+COLUMNS = ["image_id", "participant_id", "image_sha256", "phash", "split", "items", "marker_px_per_mm", "color_matrix", "status", "photo", "mask", "mask_px"]
 PHOTOS_AT_A_TIME = 32
 
 
-def cut_corpus(corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits: PhotoLimits | None = None) -> tuple[list[Any], np.ndarray]:
+def cut_corpus(
+    corpus: Corpus, sample_ids: np.ndarray, spec: SampleSpec, limits: PhotoLimits | None = None, *, masks: bool = False
+) -> tuple[list[Any], np.ndarray]:
     """References to the blocks, and block and row of each sample (N, 2); raises `CorpusError` when a sample is missing.
 
-    The object store holds len(sample_ids) x stored_px^2 x 3 bytes and spills to disk beyond its size.
+    The object store holds len(sample_ids) x stored_px^2 x 3 bytes, with masks 5, and spills to disk beyond its size.
     """
     # One task a shard, from a list: Ray's own Parquet reader starts actors to list files and read footers first.
     shards = corpus.shards()
     with counted(f"cutting squares of {spec.stored_px} px", total=len(sample_ids), unit="samples") as tally:
-        cutter = Cutter(spec, set(sample_ids), limits or PhotoLimits(), tally)
+        cutter = Cutter(spec, set(sample_ids), limits or PhotoLimits(), tally, masks=masks)
         dataset = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(cutter, batch_size=1).materialize()
     blocks = dataset.to_arrow_refs()
     ids = ray.get([_ids_of.remote(block) for block in blocks])
@@ -53,10 +56,10 @@ def _ids_of(table: pa.Table) -> list[str]:
 
 
 class Cutter:
-    """Shards to sample rows: sample_id and the stored square."""
+    """Shards to sample rows: sample_id, the stored square and its mask."""
 
-    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally) -> None:
-        self.spec, self.wanted, self.limits, self.tally = spec, wanted, limits, tally
+    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally, *, masks: bool = False) -> None:
+        self.spec, self.wanted, self.limits, self.tally, self.masks = spec, wanted, limits, tally, masks
 
     def __call__(self, batch: Any) -> Iterator[pa.Table]:
         """Read each shard a few photos at a time, decode each photo once and cut all its wanted samples."""
@@ -68,20 +71,26 @@ class Cutter:
 
     def _cut(self, photos: list[dict[str, Any]]) -> pa.Table:
         cv2.setNumThreads(1)
-        side = self.spec.stored_px**2 * 3
         with ThreadPoolExecutor(2) as pool:
-            cuts = [pair for pairs in pool.map(self._photo, photos) for pair in pairs]
+            cuts = [row for rows in pool.map(self._photo, photos) for row in rows]
         self.tally.add(len(cuts))
-        return pa.table({"sample_id": pa.array([name for name, _ in cuts], pa.string()), "square": pa.array([square for _, square in cuts], pa.binary(side))})
+        px = self.spec.stored_px**2
+        fields = [pa.field("sample_id", pa.string()), pa.field("pixels", pa.binary(px * 3)), *([pa.field("mask", pa.binary(px * 2))] if self.masks else [])]
+        return pa.Table.from_pylist(cuts, schema=pa.schema(fields))
 
-    def _photo(self, photo: dict[str, Any]) -> list[tuple[str, bytes]]:
+    def _photo(self, photo: dict[str, Any]) -> list[dict[str, Any]]:
         if photo["status"] != "ok":
             return []
-        samples = [sample for sample in samples_of(photo, self.spec.level) if sample["sample_id"] in self.wanted]
+        samples = [sample for sample in samples_of(photo, self.spec.level, masks=self.masks) if sample["sample_id"] in self.wanted]
         if not samples:
             return []
         try:
-            squares, _ = cut(photo["photo"], [sample["box"] for sample in samples], self.spec, self.limits, color_matrix=photo["color_matrix"])
+            squares, header = cut(photo["photo"], [sample["box"] for sample in samples], self.spec, self.limits, color_matrix=photo["color_matrix"])
         except PhotoError as error:
             raise CorpusError(f"photo {photo['image_id']!r} was readable when it was indexed and is not now ({error}); index the study again") from error
-        return [(sample["sample_id"], square.tobytes()) for sample, square in zip(samples, squares, strict=True)]
+        rows = [{"sample_id": sample["sample_id"], "pixels": square.tobytes()} for sample, square in zip(samples, squares, strict=True)]
+        if self.masks:
+            labels = decode_mask(photo["mask"])
+            for row, sample in zip(rows, samples, strict=True):
+                row["mask"] = crop_labels(labels, *window(header, sample["box"], self.spec.stored_margin), self.spec.stored_px).tobytes()
+        return rows

@@ -14,7 +14,7 @@ from typing import Any
 
 import cv2
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -23,7 +23,8 @@ from foodray.corpus.fetch import checked_sha256, fetch_photo
 from foodray.corpus.hashing import perceptual_hash
 from foodray.corpus.manifest import Study, withdrawn_ids
 from foodray.corpus.marker import COVER_PX, Marker, calibrate_photo, read_markers
-from foodray.corpus.photo import PhotoLimits, decode
+from foodray.corpus.masks import count_px, encode_mask, label_map
+from foodray.corpus.photo import PhotoHeader, PhotoLimits, decode
 from foodray.corpus.progress import Tally, counted
 from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION
 from foodray.errors import CorpusError, ExistsError, PhotoError
@@ -58,13 +59,20 @@ def index_study(study: Study, store: Store, config: IndexConfig | None = None) -
     rows = _manifest_rows(study)
     markers = read_markers(study.markers_yaml) if study.markers_yaml else {}
     blocks = [rows.slice(start, config.rows_per_task) for start in range(0, rows.num_rows, config.rows_per_task)]
+    labels = _labels(study.truth_items)
     filesystem, path = store.arrow("photos")
     group = min(config.rows_per_group, rows.num_rows)
     with counted("indexing", total=rows.num_rows, unit="photos") as tally:
-        ingest = Ingest(study.photos, config.limits, markers, tally)
+        ingest = Ingest(study.photos, config.limits, markers, labels, tally)
         dataset = ray.data.from_arrow(blocks).map_batches(ingest, batch_format="pyarrow", batch_size=config.rows_per_task)
         dataset.write_parquet(path, filesystem=filesystem, min_rows_per_file=group, row_group_size=group)
-    return _seal(study, store, rows.num_rows)
+    return _seal(study, store, rows.num_rows, labels)
+
+
+def _labels(truth_items: pa.Table) -> list[str]:
+    """The class names of items that are in photos, sorted."""
+    placed = truth_items.filter(pc.is_valid(truth_items["image_id"]))
+    return sorted(pc.unique(placed["class_name"]).drop_null().to_pylist())
 
 
 def _manifest_rows(study: Study) -> pa.Table:
@@ -85,8 +93,8 @@ def _manifest_rows(study: Study) -> pa.Table:
 class Ingest:
     """Fetch, check and hash the photos of a batch of manifest rows; a refusal is a row with its reason, never an error."""
 
-    def __init__(self, photos: Store, limits: PhotoLimits, markers: dict[str, Marker], tally: Tally) -> None:
-        self.photos, self.limits, self.markers, self.tally = photos, limits, markers, tally
+    def __init__(self, photos: Store, limits: PhotoLimits, markers: dict[str, Marker], labels: list[str], tally: Tally) -> None:
+        self.photos, self.limits, self.markers, self.labels, self.tally = photos, limits, markers, labels, tally
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Manifest rows to corpus rows (`PHOTO_SCHEMA`), one to one."""
@@ -127,10 +135,22 @@ class Ingest:
             seen, scale = calibrate_photo(photo, marker)
             found["marker_px_per_mm"] = scale if row["marker_px_per_mm"] is None else row["marker_px_per_mm"]
             found["color_matrix"] = None if seen.color_matrix_34 is None else seen.color_matrix_34.ravel().tolist()
-        return found
+        return found | self._mask(row["items"], photo.header)
+
+    def _mask(self, items: list[dict[str, Any]], header: PhotoHeader) -> dict[str, Any]:
+        """The photo's mask and its counts, or why it has none; nothing where no item has one."""
+        if not any(item["segmentation"] for item in items):
+            return {}
+        if not all(item["segmentation"] for item in items):
+            return {"mask_reason": "partly_masked"}
+        try:
+            mask_HW = label_map(items, self.labels, header.height_px, header.width_px)
+        except MaskError as error:
+            return {"mask_reason": error.reason}
+        return {"mask": encode_mask(mask_HW), "mask_px": count_px(mask_HW, len(self.labels)).tolist()}
 
 
-def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
+def _seal(study: Study, store: Store, num_rows: int, labels: list[str]) -> Corpus:
     """Check that every manifest row is in the shards, write refused.csv and at last corpus.json."""
     table = Corpus.read_rows(store)
     counts = dict.fromkeys(("ok", "quarantined", "withdrawn"), 0)
@@ -140,9 +160,8 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
         raise CorpusError(
             f"{store.root}: the manifest has {num_rows} photos, the shards {table.num_rows}; the index is not complete, build it again in a new place"
         )
-    refused = table.filter(pa.compute.not_equal(table["status"], "ok"))
+    refused = table.filter(pc.not_equal(table["status"], "ok"))
     store.write("refused.csv", spreadsheet_bytes(refused.select(REFUSED_COLUMNS)))
-    labels = sorted({item["class_name"] for items in _items(table) for item in items if item["class_name"]})
     reasons = refused["reason_code"].drop_null().value_counts().to_pylist()
     num_unplaced = study.truth_items["image_id"].null_count
     if num_unplaced:
@@ -158,6 +177,8 @@ def _seal(study: Study, store: Store, num_rows: int) -> Corpus:
         "num_truth_items_without_photo": num_unplaced,
         "num_participants": len(set(table["participant_id"].to_pylist())),
         "labels": labels,
+        "num_masks": table.num_rows - table["mask_px"].null_count,
+        "num_by_mask_reason": {row["values"]: row["counts"] for row in table["mask_reason"].drop_null().value_counts().to_pylist()},
         "content_sha256": Corpus.content_digest(table),
         "code_sha256": code_digest(),
     }

@@ -134,7 +134,7 @@ def decode_for(data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, c
     shorter side is at least `cover` px, as far as the original has them. Raises as `decode_crops` does.
     """
     image, header = _open(data, limits)
-    windows = [(_window(header, box, margin)[2], side_px) for box, side_px, margin in crops]
+    windows = [(window(header, box, margin)[2], side_px) for box, side_px, margin in crops]
     least = min(header.width_px, header.height_px)
     fits = (shrink for shrink in SHRINKS if all(side >= side_px * shrink for side, side_px in windows) and least >= cover * shrink)
     return _pixels(data, image, header, next(fits, 1))
@@ -154,14 +154,14 @@ def crop_square(photo: Photo, box_xywh: Box | None, *, side_px: int, margin: flo
     outside the photo is mid-grey. The crop hardly depends on the scale at which the photo was decoded: see `resize`. Raises
     `PhotoError` (bad_box) for a box that is not finite, has a negative side, or is far off any photo.
     """
-    left, upper, side = _window(photo.header, box_xywh, margin)
+    left, upper, side = window(photo.header, box_xywh, margin)
     (scale_x, scale_y), (origin_x, origin_y) = photo.scale, photo.origin
     left, upper = left * scale_x + origin_x, upper * scale_y + origin_y
     return resize(photo.rgb_HW3, (side_px, side_px), part=(left, upper, left + side * scale_x, upper + side * scale_y))
 
 
-def _window(header: PhotoHeader, box_xywh: Box | None, margin: float) -> tuple[float, float, float]:
-    """Left, upper and side of the square window of a box, in px of the oriented original."""
+def window(header: PhotoHeader, box_xywh: Box | None, margin: float) -> tuple[float, float, float]:
+    """Left, upper and side of the square that `crop_square` cuts around a box, in px of the oriented original; raises `PhotoError` (bad_box)."""
     x, y, width, height = box_xywh or (0.0, 0.0, header.width_px, header.height_px)
     if not all(abs(number) < 1e6 for number in (x, y, width, height, margin)) or min(width, height, 1 + margin) < 0:
         raise PhotoError("bad_box", f"box {box_xywh} with margin {margin} cannot be cut: numbers must be finite and below a million, sides not negative")

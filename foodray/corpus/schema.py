@@ -177,7 +177,12 @@ PHOTO_SCHEMA = pa.schema(
         pa.field("reason_code", pa.string()),
         pa.field("reason_detail", pa.string()),
         pa.field("photo", pa.binary()),
+        pa.field("mask", pa.binary()),
+        pa.field("mask_px", pa.list_(pa.int64())),
+        pa.field("mask_reason", pa.string()),
     ]
 )
 """A row of a corpus shard: one manifest row, its truth nested in `items`, its `status` (ok, quarantined, withdrawn) with the
-reason where it is not ok, and its encoded bytes in `photo` where it is. `color_matrix` is the marker's colour correction (3 x 4, by rows)."""
+reason where it is not ok, and its encoded bytes in `photo` where it is. `color_matrix` is the marker's colour correction (3 x 4, by rows).
+Where all its items have one, `mask` is a PNG of label ids (`foodray.corpus.masks`) in px of the oriented photo and `mask_px` how many px each
+id has; `mask_reason` tells why a photo with masks has none."""

@@ -13,7 +13,9 @@ from foodray.storage.tables import read_parquet
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 UNITS = {"energy_kcal": "kcal", "mass_g": "g", "volume_ml": "mL"}
 
@@ -29,6 +31,9 @@ def draw_run(store: Store) -> list[str]:
             drawn["portion.png"] = _portion(table.dropna(subset=[target]), target, note)
     if "pred_class_name" in table:
         drawn["confusion.png"] = _confusion(table.dropna(subset=["class_name"]), note)
+    if taken := sorted((key for key in store.list("parts/pictures") if key.endswith(".npz")), key=lambda key: int(key.rpartition("/")[2].split("-")[0])):
+        arrays = {key.rpartition("/")[2].partition("-")[2].removesuffix(".npz"): dict(np.load(io.BytesIO(store.read(key)))) for key in taken}
+        drawn["overlays.png"] = overlays(arrays, note)
     return [store.write(f"figures/{name}", data, replace=True) for name, data in drawn.items()]
 
 
@@ -49,16 +54,17 @@ def _learning_curves(history: list[dict[str, Any]], note: str) -> bytes:
     panels |= {
         f"validation {c.removeprefix('val_').replace('_', ' ')}": [c] for c in names if c.startswith("val_mae_") and not c.endswith(("correct", "accuracy"))
     }
+    panels |= {"validation mean IoU": [c for c in ("val_miou", "val_miou_food") if c in names]}
     panels = {title: columns for title, columns in panels.items() if columns}
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained", squeeze=False)
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
             values = frame[column].dropna()
-            axis.plot(values.index, values, label=column.removeprefix("train_").removesuffix("_loss"), marker="." if len(values) < 40 else None)
+            axis.plot(values.index, values, label=column.removeprefix("train_").removeprefix("val_").removesuffix("_loss"), marker="." if len(values) < 40 else None)
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         if len(columns) > 1:
-            axis.set_yscale("log")
+            axis.set_yscale("log" if "loss" in title else "linear")
             axis.legend()
     return _png(figure, note)
 
@@ -75,6 +81,41 @@ def _portion(table: pd.DataFrame, target: str, note: str) -> bytes:
     right.set(xlabel=f"MAE ({UNITS[target]})", title="by class")
     right.tick_params(axis="y", labelsize=7)
     return _png(figure, note)
+
+
+def overlays(taken: dict[str, dict[str, np.ndarray]], note: str) -> bytes:
+    """Photos with their truth and with what the network made of them each time pictures were taken, colours by class, as a PNG.
+
+    `taken` maps the time ("start", a stage) to photo (N, S, S, 3), truth and prediction (N, S, S) with ids, and labels (C,).
+    """
+    first = next(iter(taken.values()))
+    maps = {"truth": first["truth"], **{when if when == "start" else f"after {when}": arrays["prediction"] for when, arrays in taken.items()}}
+    count = len(first["photo"])
+    figure, axes = plt.subplots(count, 1 + len(maps), figsize=(2.1 * (1 + len(maps)), 2.05 * count + 0.9), layout="constrained", squeeze=False)
+    for row, photo in enumerate(first["photo"]):
+        for axis, (title, values) in zip(axes[row], [("photo", None), *maps.items()], strict=True):
+            axis.imshow(photo if values is None else painted(photo, values[row]))
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+    shown = sorted({int(index) for values in maps.values() for index in np.unique(values) if index > 0})
+    handles = [Patch(color=np.array(color_of(index)) / 255, label=str(first["labels"][index])) for index in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, max(1, len(handles))), fontsize=8)
+    return _png(figure, note)
+
+
+def color_of(index: int) -> tuple[int, int, int]:
+    """The colour of an id, the same in every picture: hues a golden angle apart, so that neighbours differ."""
+    red, green, blue = hsv_to_rgb((index * 0.61803399 % 1, 0.9 if index % 2 else 0.65, 0.95 if index % 3 else 0.75))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def painted(photo_HW3: np.ndarray, label_HW: np.ndarray) -> np.ndarray:
+    """A photo with its foods half covered by their colour; background and unlabelled px stay as they are."""
+    out_HW3 = photo_HW3.astype(np.float32)
+    for index in np.unique(label_HW[label_HW > 0]):
+        out_HW3[label_HW == index] = 0.45 * out_HW3[label_HW == index] + 0.55 * np.array(color_of(int(index)), np.float32)
+    return out_HW3.round().astype(np.uint8)
 
 
 def _confusion(table: pd.DataFrame, note: str) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from foodray.analyzer import Analyzer, AnalyzerConfig, Reader, load_network
+from foodray.analyzer import Analyzer, AnalyzerConfig, Network, load_network
 from foodray.corpus.fetch import fetch_photo
 from foodray.corpus.marker import Marker
 from foodray.errors import PhotoError, ScoringError
@@ -21,10 +21,11 @@ from foodray.nn.runtime import quantize
 from foodray.scoring.scorer import photo_input
 from foodray.storage.store import Store
 from foodray.tasks.base import Rows
+from foodray.tasks.segmentation import SegmentationTask
 
 log = logging.getLogger(__name__)
 NUM_RANGES, NUM_LOSS = 128, 256
-"""Crops whose activations give the ranges, and other crops on which the loss is measured."""
+"""Squares whose activations give the ranges, and others on which the loss is measured."""
 
 
 def with_int8(config: AnalyzerConfig, store: Store, photos: Store, jobs: pa.Table, markers: Mapping[str, Marker]) -> AnalyzerConfig:
@@ -34,43 +35,47 @@ def with_int8(config: AnalyzerConfig, store: Store, photos: Store, jobs: pa.Tabl
     if store.exists("runtime/loss.json"):
         return made
     eager = Analyzer.load(replace(config, runtime="eager"), markers)
-    rows = _crops(eager, photos, jobs)
-    for index, (bundle, place) in enumerate(zip(config.bundles, places, strict=True)):
+    rows = _inputs(eager, photos, jobs)
+    for bundle, place, own in zip(config.bundles, places, rows, strict=True):
         task, _, network = load_network(bundle)
-        xml, weights = quantize(network, task.forward, [task.prepare(row[index], train=False) for row in rows[:NUM_RANGES]])
+        xml, weights = quantize(network, task.forward, [task.prepare(row, train=False) for row in own[:NUM_RANGES]])
         Store(place).write("model.xml", xml, replace=True)
         Store(place).write("model.bin", weights, replace=True)
-    measured = rows[NUM_RANGES:] or rows
     int8 = Analyzer.load(made, markers)
-    losses = [_loss(one, other, [row[index] for row in measured]) for index, (one, other) in enumerate(zip(eager.readers, int8.readers, strict=True))]
-    loss = {"num_ranges": min(len(rows), NUM_RANGES), "num_measured": len(measured), "own_crops": len(rows) > NUM_RANGES, "bundles": losses}
+    losses = [_loss(one, other, own[NUM_RANGES:] or own) for one, other, own in zip(eager.networks, int8.networks, rows, strict=True)]
+    counts = [{"num_ranges": min(len(own), NUM_RANGES), "num_measured": len(own[NUM_RANGES:] or own), "own_photos": len(own) > NUM_RANGES} for own in rows]
+    loss = {"bundles": [{**count, **lost} for count, lost in zip(counts, losses, strict=True)]}
     store.write("runtime/loss.json", json.dumps(loss, indent=2).encode())
-    log.info("int8 models made from %d crops; loss on %d: %s", loss["num_ranges"], loss["num_measured"], losses)
+    log.info("int8 models made; their loss: %s", loss["bundles"])
     return made
 
 
-def _crops(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows]]:
-    """Single crops of photos drawn by a fixed seed: for each the rows of every reader."""
+def _inputs(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows]]:
+    """For each bundle single squares that its network would be given, of photos drawn by a fixed seed."""
     order = random.Random(0).sample(range(jobs.num_rows), jobs.num_rows)
-    found: list[list[Rows]] = []
-    for index in order:
+    found: list[list[Rows]] = [[] for _ in analyzer.networks]
+    wanted = NUM_RANGES + NUM_LOSS
+    for index in order[: 2 * wanted]:
         row = jobs.slice(index, 1).to_pylist()[0]
         try:
             data = fetch_photo(photos, row["image_uri"], analyzer.config.limits)
         except PhotoError:
             continue
-        crops = analyzer.crops(photo_input(row, data))
-        found += [[{name: values[at : at + 1] for name, values in rows.items()} for rows in crops] for at in range(len(crops[0]["pixels"]) if crops else 0)]
-        if len(found) >= NUM_RANGES + NUM_LOSS:
+        for place, rows in analyzer.inputs(photo_input(row, data)).items():
+            found[place] += [{name: values[at : at + 1] for name, values in rows.items()} for at in range(len(rows["pixels"]))]
+        if min(map(len, found)) >= wanted:
             break
-    if not found:
-        raise ScoringError("no photo of the archive can be read, so there is nothing to make an int8 model from; choose another runtime")
-    return found[: NUM_RANGES + NUM_LOSS]
+    if not all(found):
+        raise ScoringError(f"no photo of {len(order)} gives a network anything to look at, so there is nothing to make an int8 model from; choose another runtime")
+    return [own[:wanted] for own in found]
 
 
-def _loss(eager: Reader, int8: Reader, rows: list[Rows]) -> dict[str, float]:
+def _loss(eager: Network, int8: Network, rows: list[Rows]) -> dict[str, float]:
     """How often the class agrees with eager, and how far numbers are from eager's: mean difference over eager's mean."""
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    if isinstance(eager.task, SegmentationTask):
+        pairs = zip(eager.outputs(joined, 4), int8.outputs(joined, 4), strict=True)
+        return {"pixel_class_agreement": float(np.mean([(one["logits_BCHW"].argmax(1) == other["logits_BCHW"].argmax(1)).double().mean() for one, other in pairs]))}
     one, other = eager(joined, 32), int8(joined, 32)
     loss = {f"{name}_agreement": float((one[name] == other[name]).mean()) for name in one if name == "class_name"}
     numbers = [name for name in one if name.endswith(("_kcal", "_g", "_ml")) and "_lo_" not in name and "_hi_" not in name]

@@ -6,8 +6,9 @@ from typing import Any
 from foodray.config import choose
 from foodray.tasks.base import Task
 from foodray.tasks.mtl import MtlTask
+from foodray.tasks.segmentation import SegmentationTask
 
-TASKS: dict[str, type[Task]] = {MtlTask.name: MtlTask}
+TASKS: dict[str, type[Task]] = {family.name: family for family in (MtlTask, SegmentationTask)}
 """Every family by its word."""
 
 

@@ -67,10 +67,14 @@ class Stage:
     """How the trainable parameters move."""
     trainable: tuple[str, ...] = ("*",)
     """Patterns over parameter names; a module whose parameters are all frozen stays in eval mode (BatchNorm too)."""
+    frozen: tuple[str, ...] = ()
+    """Patterns over parameter names that do not train, whatever `trainable` says."""
     backbone: tuple[str, ...] = ()
     """Patterns over the parameter names that `backbone_lr_scale` applies to."""
     reset: tuple[str, ...] = ()
     """Patterns over module names that are initialised anew when the stage begins."""
+    keeps: bool = True
+    """Whether its epochs may become the bundle; not those of a stage that trains only a part of what is delivered."""
     sampler: Literal["instance", "class_balanced", "square_root"] = "instance"
     """How an epoch draws: every sample once, or classes with p_j proportional to n_j^q, q = 0 or 1/2."""
 
@@ -82,6 +86,9 @@ class Task(ABC):
     """Word for the family in bundles and commands."""
     level: ClassVar[Literal["item", "photo"]]
     """What a sample of the family is."""
+    masks: ClassVar[bool] = False
+    """Whether it learns from masks: only photos with one are samples, and rows carry `mask`, int16 (N, P, P), beside `pixels`: 0 background,
+    1 + the index of a label, -1 unlabelled."""
     calibrates_on: ClassVar[tuple[str, ...]] = ()
     """Outputs on the validation side that `calibrate` wants; small ones, they are held in memory."""
     config: Any
@@ -168,6 +175,18 @@ class Task(ABC):
         """How well what was calibrated holds on the test rows; empty where nothing was."""
         return {}
 
+    def by_class(self, metrics: MetricCollection) -> dict[str, dict[str, float]]:
+        """What the metrics know of each class, for the table of a finished run; empty where that is nothing."""
+        return {}
+
+    def pictures(self, batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Arrays worth a look, one entry a photo, for the figures of the run: taken before the first stage and after each; empty for none."""
+        return {}
+
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
         """How the network is trained."""
+
+    def at(self, stage: Stage) -> "Task":
+        """The task as it is in a stage, where its forward pass or its loss differs there."""
+        return self

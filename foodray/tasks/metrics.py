@@ -1,4 +1,4 @@
-"""Metrics of the multi-task paper that the field's library does not have, as torchmetrics metrics.
+"""Metrics that the field's library does not have in the form we report, as torchmetrics metrics.
 
 Their states are sums and counts in float64 that add up over ranks, so a value does not depend on the number of workers.
 """
@@ -50,6 +50,56 @@ class CorrectPortionError(Metric):
             "num_both": self.total,
             "mae_per_accuracy": mae * self.total / self.correct,
         }
+
+
+class SegmentationScores(Metric):
+    """Pixel accuracy, mean accuracy and mean IoU from the confusion of all pixels of a data set, not from means over photos.
+
+    The state is the confusion matrix (C, C) of counts, rows truth. Pixels of truth -1 are left out. A class that neither truth nor prediction
+    shows is left out of means (nan); one that is only predicted has IoU 0. `miou_food` leaves out background (id 0). `iou_food_photo` is
+    the IoU of food against background, averaged over photos that show food in either.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    photo_iou: Tensor
+    num_photos: Tensor
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.add_state("confusion", torch.zeros((num_classes, num_classes), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("photo_iou", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("num_photos", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predicted_BHW: Tensor, truth_BHW: Tensor) -> None:
+        """Add predicted and true ids (B, H, W), int64."""
+        known_BHW = truth_BHW >= 0
+        pairs = truth_BHW[known_BHW] * self.num_classes + predicted_BHW[known_BHW]
+        self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+        food_BHW, found_BHW = (truth_BHW > 0) & known_BHW, (predicted_BHW > 0) & known_BHW
+        both_B, either_B = ((food_BHW & found_BHW).sum((1, 2)), (food_BHW | found_BHW).sum((1, 2)))
+        self.photo_iou += (both_B / either_B.clamp(min=1)).double().sum()
+        self.num_photos += (either_B > 0).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """pixel_accuracy, mean_accuracy, miou, miou_food, iou_food_photo; 0 to 1, nan where nothing was seen."""
+        scores_C = class_scores(self.confusion)
+        iou_C, accuracy_C = scores_C["iou"], scores_C["accuracy"]
+        return {
+            "pixel_accuracy": self.confusion.diagonal().sum() / self.confusion.sum().double(),
+            "mean_accuracy": accuracy_C.nanmean(),
+            "miou": iou_C.nanmean(),
+            "miou_food": iou_C[1:].nanmean(),
+            "iou_food_photo": self.photo_iou / self.num_photos,
+        }
+
+
+def class_scores(confusion_CC: Tensor) -> dict[str, Tensor]:
+    """IoU, accuracy (recall) and precision of each class (C,) from counts with rows truth; nan where a class is in neither, or the denominator is 0."""
+    confusion_CC = confusion_CC.double()
+    hit_C, truth_C, found_C = confusion_CC.diagonal(), confusion_CC.sum(1), confusion_CC.sum(0)
+    return {"iou": hit_C / (truth_C + found_C - hit_C), "accuracy": hit_C / truth_C, "precision": hit_C / found_C}
 
 
 class MeanError(Metric):

@@ -1,6 +1,6 @@
 """From corpus shards to batches: photos are decoded once per run by Ray Data and held in the object store as squares.
 
-`SampleStore` holds one row a sample: its stored square (uint8) in Arrow blocks, its labels as columns. `train_batches`
+`SampleStore` holds one row a sample: its stored square (uint8) and mask in Arrow blocks, its labels as columns. `train_batches`
 streams an endless, seeded order of augmented batches out of it through Ray Data, so that the process that trains does
 nothing else; `eval_batches` walks a part of it once. What a step sees depends on (seed, stage, step) alone: not on the
 number of workers, not on restarts.
@@ -68,25 +68,28 @@ class SampleStore:
     def __len__(self) -> int:
         return len(self.block_of)
 
-    def pixels(self, indices: np.ndarray) -> np.ndarray:
-        """Squares of some samples, uint8 (N, P, P, 3)."""
-        out = np.empty((len(indices), self.stored_px, self.stored_px, 3), np.uint8)
+    def squares(self, indices: np.ndarray, *, masks: bool) -> dict[str, np.ndarray]:
+        """`pixels` of some samples, uint8 (N, P, P, 3), and, where wanted, `mask`, int16 (N, P, P)."""
+        shape = (len(indices), self.stored_px, self.stored_px)
+        out = {"pixels": np.empty((*shape, 3), np.uint8)} | ({"mask": np.empty(shape, np.int16)} if masks else {})
         for block in np.unique(self.block_of[indices]):
             here = np.flatnonzero(self.block_of[indices] == block)
-            out[here] = _squares(ray.get(self.blocks[block]), self.stored_px)[self.row_of[indices[here]]]
+            table = ray.get(self.blocks[block])
+            for name, values in out.items():
+                values[here] = _without_copy(table[name], values.shape[1:], values.dtype)[self.row_of[indices[here]]]
         return out
 
 
-def _squares(table: pa.Table, side_px: int) -> np.ndarray:
-    """The squares of an Arrow block without a copy, uint8 (N, P, P, 3)."""
-    column = table["square"].combine_chunks()
-    flat = np.frombuffer(column.buffers()[1], np.uint8, count=len(column) * side_px**2 * 3, offset=column.offset * side_px**2 * 3)
-    return flat.reshape(len(column), side_px, side_px, 3)
+def _without_copy(column: pa.ChunkedArray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """A column of fixed-size binaries as an array (N, *shape) that shares its memory."""
+    array = column.combine_chunks()
+    size = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer(array.buffers()[1], np.uint8, count=len(array) * size, offset=array.offset * size).view(dtype).reshape(len(array), *shape)
 
 
 def load_samples(corpus: Corpus, samples: Rows, task: Task) -> SampleStore:
     """Every sample of the corpus as the task wants it; raises `CorpusError` when one is missing."""
-    blocks, places = cut_corpus(corpus, samples["sample_id"], task.spec)
+    blocks, places = cut_corpus(corpus, samples["sample_id"], task.spec, masks=task.masks)
     labels = {name: samples[name] for name in task.columns}
     return SampleStore(blocks, places[:, 0], places[:, 1], labels, task.spec.stored_px)
 
@@ -147,10 +150,11 @@ class PoolFeed:
     def prepare(self, entries: np.ndarray, seeds: np.ndarray | None) -> dict[str, Tensor]:
         """The task's batch of some entries; with seeds it is a training batch."""
         samples, codes = self.pool.sample[entries], self.pool.isometry[entries]
-        pixels = self.store.pixels(samples)
+        squares = self.store.squares(samples, masks=self.task.masks)
         for row in np.flatnonzero(codes):
-            pixels[row] = apply_isometry(pixels[row], int(codes[row])).copy()
-        rows = {"pixels": pixels, **{name: values[samples] for name, values in self.store.labels.items()}}
+            for values in squares.values():
+                values[row] = apply_isometry(values[row], int(codes[row])).copy()
+        rows = {**squares, **{name: values[samples] for name, values in self.store.labels.items()}}
         if seeds is not None:
             rows["seed"] = seeds
         return self.task.prepare(rows, train=seeds is not None)

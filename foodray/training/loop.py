@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchmetrics import MetricCollection
 
 from foodray.errors import ConfigError
 from foodray.tasks.base import Stage, Task
@@ -29,6 +30,8 @@ from foodray.training.data import Feed, Part
 from foodray.training.optim import make_optimizer, make_schedule
 
 log = logging.getLogger(__name__)
+Collect = Callable[[np.ndarray, Mapping[str, Tensor]], None]
+NUM_PICTURES = 8
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Hooks:
     """A resumable state (rank 0; None on the others) and the latest metrics."""
     progress: Callable[[dict[str, Any]], None] = lambda record: None
     """A line of progress, a few times an epoch (rank 0)."""
+    pictures: Callable[[int, str, dict[str, np.ndarray]], None] = lambda number, when, arrays: None
+    """`Task.pictures` of a few validation photos: 0 and "start" before the first stage, then the number and name of each (rank 0)."""
 
 
 @dataclass
@@ -92,8 +97,11 @@ class Loop:
     def run(self) -> Kept:
         """Train every stage that is left and return the kept weights."""
         for index, stage in enumerate(self.task.stages()):
+            if index == self.position.step == 0:
+                self._pictures(0, "start")
             if index >= self.position.stage:
                 self._stage(index, stage)
+                self._pictures(index + 1, stage.name)
         return self.kept
 
     def _stage(self, index: int, stage: Stage) -> None:
@@ -131,8 +139,9 @@ class Loop:
         if ends_epoch:
             record = {"stage": run.stage.name, "epoch": epoch, "lr": run.schedule.get_last_lr()[-1], **run.mean_losses()}
             if epoch % self.config.evaluate_every == 0 or ends_stage:
-                metrics = self.evaluate("val")
-                self._keep(metrics, epoch)
+                metrics = self.evaluate("val", task=run.task)
+                if run.stage.keeps:
+                    self._keep(metrics, epoch)
                 _set_training(self.network, run.trained)
                 record |= {f"val_{name}": value for name, value in metrics.items()}
             self.history.append(record)
@@ -188,23 +197,46 @@ class Loop:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
+    def evaluate(self, split: str, collect: Collect | None = None, *, task: Task | None = None) -> dict[str, float]:
+        """Metrics of a split, exact over all ranks; see `measured`."""
+        return numbers(self.measured(split, collect, task=task))
+
     @torch.inference_mode()
-    def evaluate(self, split: str, collect: Callable[[np.ndarray, Mapping[str, Tensor]], None] | None = None) -> dict[str, float]:
-        """Metrics of a split, exact over all ranks; `collect` is given the entries and outputs of each of this rank's batches."""
+    def measured(self, split: str, collect: Collect | None = None, *, task: Task | None = None) -> MetricCollection:
+        """The metrics after a whole split; every rank calls it. `collect` is given the entries and outputs of each of this rank's batches."""
+        task = task or self.task
         network = self.evaluated
         if self.part.world > 1:  # BatchNorm statistics are each rank's own: all evaluate, and keep, those of rank 0
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
         network.eval()
-        metrics = self.task.metrics().to(self.device)
+        metrics = task.metrics().to(self.device)
         for entries, batch in self.feed.eval_batches(split, self.config.eval_batch_size, self.part):
             moved = self.to_device(batch)
             with self.autocast():
-                outputs = self.task.forward(network, moved)
-            self.task.measure(metrics, outputs, moved)
+                outputs = task.forward(network, moved)
+            task.measure(metrics, outputs, moved)
             if collect is not None:
                 collect(entries, outputs)
-        return {name: float(value) for name, value in metrics.compute().items()}
+        return metrics
+
+    @torch.inference_mode()
+    def _pictures(self, number: int, when: str) -> None:
+        """Show what the network now makes of the first validation photos."""
+        if self.part.rank or type(self.task).pictures is Task.pictures:
+            return
+        network = self.evaluated
+        network.eval()
+        _, batch = next(iter(self.feed.eval_batches("val", NUM_PICTURES, self.part)))
+        moved = self.to_device(batch)
+        with self.autocast():
+            outputs = self.task.forward(network, moved)
+        self.hooks.pictures(number, when, self.task.pictures(moved, outputs))
+
+
+def numbers(metrics: MetricCollection) -> dict[str, float]:
+    """The values of metrics by name."""
+    return {name: float(value) for name, value in metrics.compute().items()}
 
 
 class _StageRun:
@@ -212,7 +244,7 @@ class _StageRun:
     all ranks and micro-batches."""
 
     def __init__(self, loop: Loop, stage: Stage) -> None:
-        self.loop, self.stage = loop, stage
+        self.loop, self.stage, self.task = loop, stage, loop.task.at(stage)
         self.steps_per_epoch = loop.feed.steps_per_epoch(loop.config.batch_size)
         self.last_step = self.steps_per_epoch * stage.epochs
         self.trained = freeze(loop.network, stage)
@@ -220,23 +252,23 @@ class _StageRun:
         self.schedule = make_schedule(self.optimizer, stage, self.steps_per_epoch)
         self.model = _distributed(loop.network, loop.device) if loop.part.world > 1 else loop.network
         self.seed = (loop.config.seed, loop.position.stage, loop.part.rank)
-        self.names = sorted(loop.task.loss_weights)
-        self.weights = torch.tensor([loop.task.loss_weights[name] for name in self.names], device=loop.device)
+        self.names = sorted(self.task.loss_weights)
+        self.weights = torch.tensor([self.task.loss_weights[name] for name in self.names], device=loop.device)
         self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=loop.device)
 
     def step(self, micro_batches: list[dict[str, Tensor]]) -> None:
         """Forward, backward and update."""
         loop = self.loop
         torch.manual_seed(_draw(*self.seed, loop.position.step))
-        counts = torch.stack([self._vector(loop.task.counts(batch)) for batch in micro_batches]).sum(0)
+        counts = torch.stack([self._vector(self.task.counts(batch)) for batch in micro_batches]).sum(0)
         if loop.part.world > 1:
             dist.all_reduce(counts)
         scale = self.weights * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
         for index, batch in enumerate(micro_batches):
             with self._no_sync(index < len(micro_batches) - 1):
                 with loop.autocast():
-                    outputs = loop.task.forward(self.model, batch)
-                    sums = self._vector(loop.task.loss(outputs, batch))
+                    outputs = self.task.forward(self.model, batch)
+                    sums = self._vector(self.task.loss(outputs, batch))
                 loop.scaler.scale((sums * scale).sum()).backward()  # type: ignore[no-untyped-call]
             self.totals[0] += sums.detach().double()
         self.totals[1] += counts / loop.part.world
@@ -319,7 +351,8 @@ def freeze(network: nn.Module, stage: Stage) -> set[str]:
     """
     chosen = 0
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in stage.trainable))
+        wanted, frozen = (any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in (stage.trainable, stage.frozen))
+        parameter.requires_grad_(wanted and not frozen)
         chosen += parameter.requires_grad
     if not chosen:
         raise ConfigError(f"stage {stage.name!r}: no parameter matches trainable = {stage.trainable}; its patterns are of parameter names such as {name!r}")

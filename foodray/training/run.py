@@ -128,7 +128,7 @@ class Plan:
 
 def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Plan:
     """Samples, split and fitted task; raises `CorpusError` or `SplitError` when the data does not allow it."""
-    samples = corpus.samples(family.level)
+    samples = corpus.samples(family.level, masks=family.masks)
     pool = make_pool(samples, config.split)
     chosen = pool.sample[(pool.split == "train") & (pool.isometry == 0)]
     task = family.fit(config.task, {name: values[chosen] for name, values in samples.items()}, corpus.labels)
@@ -248,6 +248,7 @@ def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, se
         "num_merged_groups": plan.pool.num_merged,
         "num_by_class": {split: dict(Counter(plan.rows(split)["class_name"].astype(str).tolist())) for split in SPLIT_NAMES},
         "reliability": type(plan.task).from_state(to_plain(config.task), results["state"]).reliability(test, own),
+        "by_class": results["by_class"],
         "kept_epoch": results["kept_epoch"],
         "history": results["history"],
         "sample_data": corpus.is_sample_data,

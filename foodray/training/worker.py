@@ -1,6 +1,7 @@
 """What runs in each Ray Train worker: the loop with Ray's checkpoints and reports, then the final evaluation and the bundle."""
 
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from foodray.storage.tables import parquet_bytes
 from foodray.tasks.base import Rows, Task
 from foodray.training.config import LoopConfig, WorkerConfig
 from foodray.training.data import PoolFeed
-from foodray.training.loop import Hooks, Loop
+from foodray.training.loop import Hooks, Loop, numbers
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"
@@ -61,7 +63,7 @@ def train_worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(assignment.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     device = ray.train.torch.get_device() if gpu else torch.device("cpu")
     task = with_local_weights(assignment.task)
-    hooks = Hooks(checkpoint=_save, progress=_ProgressFile(assignment.store))
+    hooks = Hooks(checkpoint=_save, progress=_ProgressFile(assignment.store), pictures=partial(_save_pictures, assignment.store))
     loop = Loop(task, dataclasses.replace(assignment.feed, task=task), assignment.loop, device=device, hooks=hooks)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -97,6 +99,12 @@ def _save(state: dict[str, Any] | None, metrics: dict[str, float]) -> None:
     ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.ASYNC, delete_local_checkpoint_after_upload=True)
 
 
+def _save_pictures(store: Store, number: int, when: str, arrays: dict[str, np.ndarray]) -> None:
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **arrays)  # type: ignore[arg-type]
+    store.write(f"parts/pictures/{number}-{when}.npz", sink.getvalue(), replace=True)
+
+
 class _ProgressFile:
     """progress.json in the run's folder, for people and for the driver."""
 
@@ -120,14 +128,16 @@ def _results(loop: Loop, assignment: Assignment) -> None:
     validation = loop.evaluate("val", lambda entries, outputs: raw.append({"entry": entries, **as_columns(outputs, wanted)}))
     loop.task = loop.task.calibrate(_tensors(_gathered(raw, loop.part.world)), assignment.val_rows) if wanted else loop.task
     predicted: list[Columns] = []
-    test = loop.evaluate("test", lambda entries, outputs: predicted.append({"entry": entries, **loop.task.predictions(outputs)}))
+    measured = loop.measured("test", lambda entries, outputs: predicted.append({"entry": entries, **loop.task.predictions(outputs)}))
+    test = numbers(measured)
+    by_class = loop.task.by_class(measured)  # sums over ranks, as `numbers`: every rank takes part
     columns = _gathered(predicted, loop.part.world)
     if loop.part.rank == 0:
         card = _card(loop.task, assignment, validation, test)
         bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
         table = pa.table({name: pa.array(list(values)) for name, values in columns.items()})
         assignment.store.write("parts/predicted.parquet", parquet_bytes(table), replace=True)
-        results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch, "state": loop.task.state()}
+        results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch, "state": loop.task.state(), "by_class": by_class}
         results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world}
         assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
     if loop.part.world > 1:

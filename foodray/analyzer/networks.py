@@ -1,0 +1,72 @@
+"""Bundles made ready to run: a `Network` is a task with its runtime."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foodray.analyzer.config import AnalyzerConfig
+from foodray.corpus.samples import SampleSpec
+from foodray.nn.runtime import Runtime, make_runtime
+from foodray.storage.bundle import read_bundle
+from foodray.storage.store import Store
+from foodray.tasks import task_of
+from foodray.tasks.base import Rows, Task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """One bundle, ready to run."""
+
+    task: Task
+    card: Mapping[str, Any]
+    spec: SampleSpec
+    runtime: Runtime
+    columns: frozenset[str]
+    """Names of the prediction columns."""
+
+    @property
+    def interval_level(self) -> float | None:
+        """Nominal coverage of the intervals it gives; None where it gives none."""
+        fitted = getattr(self.task, "calibration", None)
+        return fitted.level if fitted and any("_lo_" in name for name in self.columns) else None
+
+    def outputs(self, rows: Rows, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """What the network says of squares (N, P, P, 3), a few at a time."""
+        for at in range(0, len(rows["pixels"]), batch_size):
+            batch = self.task.prepare({name: values[at : at + batch_size] for name, values in rows.items()}, train=False)
+            yield _on_cpu(self.runtime(batch))
+
+    def __call__(self, rows: Rows, batch_size: int) -> dict[str, np.ndarray]:
+        """Prediction columns of squares (N, P, P, 3)."""
+        parts = [self.task.predictions(outputs) for outputs in self.outputs(rows, batch_size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def load_network(location: str) -> tuple[Task, Mapping[str, Any], nn.Module]:
+    """A bundle's task, card and network with its weights, verified; raises `BundleError`."""
+    bundle = read_bundle(location)
+    task = task_of(bundle.card)
+    network = task.network(weights="random")
+    network.load_state_dict(dict(bundle.weights))
+    return task, bundle.card, network
+
+
+def make_network(location: str, config: AnalyzerConfig, *, quantized: str | None = None) -> Network:
+    """A bundle verified and made ready as the config says; `quantized` is the folder of its int8 model."""
+    task, card, network = load_network(location)
+    model = (Store(quantized).read("model.xml"), Store(quantized).read("model.bin")) if quantized else None
+    spec = replace(task.spec, slack=0.0)
+    rng = np.random.default_rng(0)
+    rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
+    example = task.prepare(rows, train=False)
+    runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads, quantized=model)
+    columns = frozenset(task.predictions(_on_cpu(runtime(example))))
+    return Network(task=task, card=card, spec=spec, runtime=runtime, columns=columns)
+
+
+def _on_cpu(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in outputs.items()}
