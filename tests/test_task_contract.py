@@ -17,15 +17,19 @@ from torchmetrics import MetricCollection
 
 from foodray.config import to_plain
 from foodray.corpus.corpus import SAMPLE_COLUMNS
+from foodray.nn.segmentation import PointSettings
 from foodray.storage.bundle import read_bundle, write_bundle
 from foodray.storage.store import Store
 from foodray.tasks import TASKS, task_of
 from foodray.tasks.base import Task
 from foodray.tasks.mtl import ROWS, MtlConfig
+from foodray.tasks.segmentation import SegmentationConfig
 
 NUM_ROWS = 8
 LABELS = ("apple", "bread", "rice")
 TINY: dict[str, Any] = {"backbone": "test_resnet", "weights": "random", "side_px": 32, "epochs": 2}
+
+SMALL: dict[str, Any] = {"side_px": 64, "epochs": 2}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "mtl": {
@@ -33,6 +37,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hard sharing, log target, scale": MtlConfig(**TINY, **ROWS["hps"], target_scale="log1p", nonnegative=True, scale_input="marker", target="mass_g"),
         "classes only": MtlConfig(**TINY, **ROWS["classification"]),
         "portion only": MtlConfig(**TINY, **ROWS["portion"], target_scale="raw"),
+    },
+    "segmentation": {
+        "ENet in two phases": SegmentationConfig(**SMALL),
+        "ENet at once, median frequencies": SegmentationConfig(**SMALL, first_epochs=0, class_weights="median_frequency"),
+        "transfer": SegmentationConfig(**SMALL, architecture="lraspp_mobilenet_v3_large", class_weights="none"),
+        "auxiliary head": SegmentationConfig(**SMALL, architecture="deeplabv3_mobilenet_v3_large"),
+        "PointRend": SegmentationConfig(**SMALL, architecture="pointrend", pointrend_backbone="resnet18", points=PointSettings(num_points=64)),
     },
 }
 """Tiny settings of each family: every kind of head and of input once."""
@@ -42,7 +53,9 @@ def label_columns() -> dict[str, np.ndarray]:
     """The samples of a small study, every truth known."""
     rng = np.random.default_rng(0)
     columns = {name: rng.uniform(20, 300, NUM_ROWS) for name in ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm")}
-    return {**columns, "class_name": np.array([LABELS[index % 3] for index in range(NUM_ROWS)], dtype=object)}
+    mask_px = np.empty(NUM_ROWS, dtype=object)
+    mask_px[:] = list(rng.integers(0, 3_000, (NUM_ROWS, 1 + len(LABELS))))
+    return {**columns, "class_name": np.array([LABELS[index % 3] for index in range(NUM_ROWS)], dtype=object), "mask_px": mask_px}
 
 
 def cases() -> Iterator[Any]:
@@ -63,7 +76,11 @@ def make_rows(task: Task) -> dict[str, np.ndarray]:
     side = task.spec.stored_px
     pixels = np.random.default_rng(1).integers(0, 256, (NUM_ROWS, side, side, 3), dtype=np.uint8)
     labels = label_columns()
-    return {"pixels": pixels, **{name: labels[name] for name in task.columns}, "seed": np.arange(100, 100 + NUM_ROWS)}
+    rows = {"pixels": pixels, **{name: labels[name] for name in task.columns}, "seed": np.arange(100, 100 + NUM_ROWS)}
+    if task.masks:
+        blocks = np.random.default_rng(2).integers(-1, 1 + len(LABELS), (NUM_ROWS, side // 8 + 1, side // 8 + 1)).astype(np.int16)
+        rows["mask"] = blocks.repeat(8, 1).repeat(8, 2)[:, :side, :side].copy()
+    return rows
 
 
 def part(values: Mapping[str, Any], rows: Any) -> dict[str, Any]:
@@ -134,11 +151,11 @@ def test_every_tensor_of_a_batch_has_one_entry_a_row(task: Task, train: bool) ->
 def test_counts_terms_and_weights_have_the_same_names(task: Task) -> None:
     batch = task.prepare(make_rows(task), train=True)
     network = make_network(task)
-    for outputs in (task.forward(network.train(), batch), task.forward(network.eval(), batch)):
-        terms, counts = task.loss(outputs, batch), task.counts(batch)
-        assert terms.keys() == counts.keys() == task.loss_weights.keys()
+    for staged in (task.at(stage) for stage in task.stages()):
+        terms, counts = staged.loss(staged.forward(network.train(), batch), batch), staged.counts(batch)
+        assert terms.keys() == counts.keys() == staged.loss_weights.keys()
         assert all(value.ndim == 0 and value.isfinite() for value in (*terms.values(), *counts.values()))
-    assert all(weight >= 0 for weight in task.loss_weights.values())
+        assert all(weight >= 0 for weight in staged.loss_weights.values())
 
 
 def mean_loss(task: Task, parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]]) -> Tensor:
@@ -157,11 +174,30 @@ def test_the_loss_of_a_batch_is_that_of_its_parts_summed_and_divided_once(task: 
 
 def test_the_loss_reaches_every_parameter_that_a_stage_trains(task: Task) -> None:
     batch = task.prepare(make_rows(task), train=True)
-    network = make_network(task).train()
-    mean_loss(task, [(task.forward(network, batch), batch)]).backward()
-    trained = {pattern for stage in task.stages() for pattern in stage.trainable}
-    untouched = [name for name, value in network.named_parameters() if value.grad is None and any(fnmatchcase(name, pattern) for pattern in trained)]
-    assert not untouched
+    for stage in task.stages():
+        network, staged = make_network(task).train(), task.at(stage)
+        mean_loss(staged, [(staged.forward(network, batch), batch)]).backward()
+        names = [name for name, _ in network.named_parameters()]
+        trained = set(matched(names, stage.trainable)) - set(matched(names, stage.frozen))
+        assert not [name for name, value in network.named_parameters() if value.grad is None and name in trained]
+
+
+def test_metrics_of_every_stage_are_those_of_the_task(task: Task) -> None:
+    network, batch = make_network(task).eval(), task.prepare(make_rows(task), train=False)
+    for staged in (task.at(stage) for stage in task.stages()):
+        with torch.inference_mode():
+            found = values(measured(staged, staged.forward(network, batch), batch))
+        assert found.keys() == values(measured(task, predicted(task, network), batch)).keys()
+
+
+def test_pictures_and_classes_are_arrays_and_numbers_of_known_labels(task: Task) -> None:
+    batch, outputs = task.prepare(make_rows(task), train=False), predicted(task, make_network(task))
+    pictures = task.pictures(batch, outputs)
+    assert all(isinstance(array, np.ndarray) for array in pictures.values())
+    assert all(len(array) == NUM_ROWS for name, array in pictures.items() if name != "labels")
+    for name, row in task.by_class(measured(task, outputs, batch)).items():
+        assert name in ("background", *LABELS)
+        assert all(isinstance(value, int | float) for value in row.values())
 
 
 def measured(task: Task, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> MetricCollection:
@@ -251,11 +287,13 @@ def test_stages_train_something_for_some_time_and_their_patterns_match(task: Tas
     network = make_network(task)
     parameters, modules = [name for name, _ in network.named_parameters()], [name for name, _ in network.named_modules()]
     assert stages
+    assert stages[-1].keeps
     assert len({stage.name for stage in stages}) == len(stages)
     for stage in stages:
         assert stage.epochs >= 1
         assert matched(parameters, stage.trainable), stage
         assert not stage.backbone or matched(parameters, stage.backbone), stage
+        assert not stage.frozen or matched(parameters, stage.frozen), stage
         assert all(matched(modules, (pattern,)) for pattern in stage.reset), stage
 
 

@@ -66,7 +66,10 @@ class Grid:
         """Where a photo lies in the square that it was padded to."""
         left, upper, side = window(header, None, 0.0)
         scale = side / side_px
-        spans = [(math.ceil(-start / scale - 0.5), math.floor((length - start) / scale - 0.5) + 1) for start, length in ((left, header.width_px), (upper, header.height_px))]
+        spans = [
+            (math.ceil(-start / scale - 0.5), math.floor((length - start) / scale - 0.5) + 1)
+            for start, length in ((left, header.width_px), (upper, header.height_px))
+        ]
         (first_x, end_x), (first_y, end_y) = ((first, max(end, first + 1)) for first, end in spans)
         return Grid(rows=slice(first_y, end_y), columns=slice(first_x, end_x), left=left + first_x * scale, upper=upper + first_y * scale, scale=scale)
 

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 def print_progress(record: dict[str, Any]) -> None:
     """One line: where the run is, how fast, how long still, and the latest validation."""
     latest = record["latest"]
-    shown = {"val_accuracy": "accuracy {:.1%}", "val_miou": "mIoU {:.1%}", **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS}}
+    shown = {
+        "val_accuracy": "accuracy {:.1%}",
+        "val_miou": "mIoU {:.1%}",
+        **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS},
+    }
     validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if latest.get(name) is not None)
     eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
     speed = f"{record['samples_per_s']:.0f} samples/s" if record["samples_per_s"] else ""

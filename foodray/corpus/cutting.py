@@ -1,7 +1,8 @@
 """Every sample of a corpus as a square in the object store: photos are decoded once, by Ray Data.
 
 In: a corpus and the ids of the samples that are wanted. Out: Arrow blocks in the object store with `sample_id`, `pixels` (uint8,
-side x side x 3, flat) and, where masks are wanted, `mask` (int16, side x side, flat), and where each sample is. Nothing here needs torch: the tasks start quickly.
+side x side x 3, flat) and, where masks are wanted, `mask` (int16, side x side, flat), and where each sample is. Nothing here needs
+torch: the tasks start quickly.
 """
 
 from collections.abc import Iterator

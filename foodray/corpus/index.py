@@ -27,7 +27,7 @@ from foodray.corpus.masks import count_px, encode_mask, label_map
 from foodray.corpus.photo import PhotoHeader, PhotoLimits, decode
 from foodray.corpus.progress import Tally, counted
 from foodray.corpus.schema import IMAGES, PHOTO_SCHEMA, SCHEMA_VERSION
-from foodray.errors import CorpusError, ExistsError, PhotoError
+from foodray.errors import CorpusError, ExistsError, MaskError, PhotoError
 from foodray.provenance import code_digest
 from foodray.storage.store import Store
 from foodray.storage.tables import spreadsheet_bytes

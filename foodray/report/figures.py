@@ -60,7 +60,9 @@ def _learning_curves(history: list[dict[str, Any]], note: str) -> bytes:
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:
             values = frame[column].dropna()
-            axis.plot(values.index, values, label=column.removeprefix("train_").removeprefix("val_").removesuffix("_loss"), marker="." if len(values) < 40 else None)
+            axis.plot(
+                values.index, values, label=column.removeprefix("train_").removeprefix("val_").removesuffix("_loss"), marker="." if len(values) < 40 else None
+            )
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         if len(columns) > 1:

@@ -66,7 +66,9 @@ def _inputs(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows
         if min(map(len, found)) >= wanted:
             break
     if not all(found):
-        raise ScoringError(f"no photo of {len(order)} gives a network anything to look at, so there is nothing to make an int8 model from; choose another runtime")
+        raise ScoringError(
+            f"no photo of {len(order)} gives a network anything to look at, so there is nothing to make an int8 model from; choose another runtime"
+        )
     return [own[:wanted] for own in found]
 
 
@@ -75,7 +77,9 @@ def _loss(eager: Network, int8: Network, rows: list[Rows]) -> dict[str, float]:
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     if isinstance(eager.task, SegmentationTask):
         pairs = zip(eager.outputs(joined, 4), int8.outputs(joined, 4), strict=True)
-        return {"pixel_class_agreement": float(np.mean([(one["logits_BCHW"].argmax(1) == other["logits_BCHW"].argmax(1)).double().mean() for one, other in pairs]))}
+        return {
+            "pixel_class_agreement": float(np.mean([(one["logits_BCHW"].argmax(1) == other["logits_BCHW"].argmax(1)).double().mean() for one, other in pairs]))
+        }
     one, other = eager(joined, 32), int8(joined, 32)
     loss = {f"{name}_agreement": float((one[name] == other[name]).mean()) for name in one if name == "class_name"}
     numbers = [name for name in one if name.endswith(("_kcal", "_g", "_ml")) and "_lo_" not in name and "_hi_" not in name]

@@ -84,15 +84,18 @@ class SegmentationScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """pixel_accuracy, mean_accuracy, miou, miou_food, iou_food_photo; 0 to 1, nan where nothing was seen."""
-        scores_C = class_scores(self.confusion)
-        iou_C, accuracy_C = scores_C["iou"], scores_C["accuracy"]
-        return {
-            "pixel_accuracy": self.confusion.diagonal().sum() / self.confusion.sum().double(),
-            "mean_accuracy": accuracy_C.nanmean(),
-            "miou": iou_C.nanmean(),
-            "miou_food": iou_C[1:].nanmean(),
-            "iou_food_photo": self.photo_iou / self.num_photos,
-        }
+        return {**mean_scores(self.confusion), "iou_food_photo": self.photo_iou / self.num_photos}
+
+
+def mean_scores(confusion_CC: Tensor) -> dict[str, Tensor]:
+    """pixel_accuracy, mean_accuracy, miou and miou_food of counts with rows truth; nan where nothing was seen."""
+    scores_C = class_scores(confusion_CC)
+    return {
+        "pixel_accuracy": confusion_CC.diagonal().sum() / confusion_CC.sum().double(),
+        "mean_accuracy": scores_C["accuracy"].nanmean(),
+        "miou": scores_C["iou"].nanmean(),
+        "miou_food": scores_C["iou"][1:].nanmean(),
+    }
 
 
 def class_scores(confusion_CC: Tensor) -> dict[str, Tensor]:

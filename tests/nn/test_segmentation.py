@@ -27,7 +27,7 @@ LRASPP = "lraspp_mobilenet_v3_large"
 
 def segmenter(architecture: str, seed: int = 0, **changes: Any) -> Segmenter:
     torch.manual_seed(seed)
-    plain: dict[str, Any] = {"num_classes": C, "pointrend_backbone": "resnet18", "num_points": 64}
+    plain: dict[str, Any] = {"num_classes": C, "pointrend_backbone": "resnet18", "points": PointSettings(num_points=64)}
     return Segmenter(SegmenterShape(**{"architecture": architecture, **plain, **changes}))
 
 
@@ -145,17 +145,27 @@ def test_openvino_runs_the_network_as_eager_does(architecture: str) -> None:
         ({"enet_variant": "oficial"}, "did you mean 'official'"),
         ({"pointrend_backbone": "resnet5"}, "did you mean 'resnet50'"),
         ({"num_classes": 1}, "num_classes = 1"),
-        ({"num_points": 0}, "num_points = 0; set it to 1 or more"),
-        ({"oversample": 0.5}, r"oversample = 0\.5"),
-        ({"importance": 1.5}, r"importance = 1\.5 is a share"),
-        ({"subdivision_steps": -1}, "subdivision_steps = -1"),
-        ({"subdivision_points": 0}, "subdivision_points = 0"),
         ({"weights": "pretrained"}, "no published weights of ENet"),
     ],
 )
 def test_what_cannot_be_built_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SegmenterShape(**{"architecture": "enet", "num_classes": C, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_points": 0}, "num_points = 0; set it to 1 or more"),
+        ({"oversample": 0.5}, r"oversample = 0\.5"),
+        ({"importance": 1.5}, r"importance = 1\.5 is a share"),
+        ({"subdivision_steps": -1}, "subdivision_steps = -1"),
+        ({"subdivision_points": 0}, "subdivision_points = 0"),
+    ],
+)
+def test_points_that_cannot_be_drawn_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PointSettings(**changes)
 
 
 # ENet

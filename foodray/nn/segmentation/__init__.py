@@ -5,7 +5,7 @@
 Shapes: B batch, C classes, H, W pixels, N points.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from foodray.nn.segmentation.pointrend import PointRend, PointSettings, check_re
 from foodray.nn.segmentation.transfer import TransferNet
 from foodray.nn.segmentation.weights import fill, read_weights
 
-__all__ = ["Architecture", "Segmenter", "SegmenterShape", "sample_labels"]
+__all__ = ["Architecture", "PointSettings", "Segmenter", "SegmenterShape", "sample_labels"]
 
 Architecture = Literal["enet", "pointrend", "deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"]
 
@@ -37,18 +37,8 @@ class SegmenterShape:
     """ENet as its authors built it, or as the widespread PyTorch version "davidtvs" did."""
     pointrend_backbone: str = "resnet50"
     """The ResNet below PointRend, by its torchvision name."""
-    num_points: int = 2048
-    """Points of an image that PointRend's point head is trained on in a step."""
-    oversample: float = 3.0
-    """Random points drawn for each training point, of which the most uncertain are kept."""
-    importance: float = 0.75
-    """Share of the training points that are the most uncertain ones; the rest is random."""
-    subdivision_steps: int = 2
-    """How often PointRend doubles its coarse map; 2 lead from stride 4 to full size."""
-    subdivision_points: int = 8192
-    """Most uncertain points recomputed at each doubling; all where the map has no more."""
-    coarse_each_layer: bool = False
-    """Whether the point head sees the coarse logits before each of its layers instead of only before the first."""
+    points: PointSettings = field(default_factory=PointSettings)
+    """How PointRend draws and refines points."""
     aux: bool = True
     """Whether torchvision's networks train an auxiliary head; LRASPP has none."""
 
@@ -59,11 +49,6 @@ class SegmenterShape:
         check_resnet(self.pointrend_backbone)
         if self.num_classes < 2:
             raise ConfigError(f"num_classes = {self.num_classes}: count the background too; a pixel needs at least 2 classes")
-        for name, least in (("num_points", 1), ("oversample", 1), ("subdivision_steps", 0), ("subdivision_points", 1)):
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} = {getattr(self, name)}; set it to {least} or more")
-        if not 0 <= self.importance <= 1:
-            raise ConfigError(f"importance = {self.importance} is a share; set it from 0 to 1")
         if self.architecture == "enet" and self.weights == "pretrained":
             raise ConfigError("weights = 'pretrained': there are no published weights of ENet; set 'random', a .safetensors path, or another architecture")
 
@@ -102,13 +87,5 @@ def _build(shape: SegmenterShape) -> nn.Module:
             fill(network, read_weights(shape.weights), source=shape.weights, heads=("encoder_classifier.", "decoder.fullconv."))
         return network
     if shape.architecture == "pointrend":
-        points = PointSettings(
-            num_points=shape.num_points,
-            oversample=shape.oversample,
-            importance=shape.importance,
-            subdivision_steps=shape.subdivision_steps,
-            subdivision_points=shape.subdivision_points,
-            coarse_each_layer=shape.coarse_each_layer,
-        )
-        return PointRend(shape.num_classes, backbone=shape.pointrend_backbone, weights=shape.weights, points=points)
+        return PointRend(shape.num_classes, backbone=shape.pointrend_backbone, weights=shape.weights, points=shape.points)
     return TransferNet(shape.architecture, shape.num_classes, weights=shape.weights, aux=shape.aux)

@@ -18,6 +18,7 @@ from torchvision import models
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from foodray.config import choose
+from foodray.errors import ConfigError
 from foodray.nn.segmentation.weights import fill, published_weights, read_weights
 
 LEVELS = ("0", "1", "2", "3")
@@ -30,14 +31,27 @@ POINT_LAYERS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PointSettings:
-    """Which points are computed; the fields mean the same as those of `SegmenterShape`."""
+    """Which points are computed."""
 
     num_points: int = 2048
+    """Points of an image that the point head is trained on in a step."""
     oversample: float = 3.0
+    """Random points drawn for each training point, of which the most uncertain are kept."""
     importance: float = 0.75
+    """Share of the training points that are the most uncertain ones; the rest is random."""
     subdivision_steps: int = 2
+    """How often the coarse map is doubled; 2 lead from stride 4 to full size."""
     subdivision_points: int = 8192
+    """Most uncertain points recomputed at each doubling; all where the map has no more."""
     coarse_each_layer: bool = False
+    """Whether the point head sees the coarse logits before each of its layers instead of only before the first."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_points", 1), ("oversample", 1), ("subdivision_steps", 0), ("subdivision_points", 1)):
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"points.{name} = {getattr(self, name)}; set it to {least} or more")
+        if not 0 <= self.importance <= 1:
+            raise ConfigError(f"points.importance = {self.importance} is a share; set it from 0 to 1")
 
 
 class PointRend(nn.Module):

@@ -19,7 +19,7 @@ from foodray.corpus.samples import SampleSpec
 from foodray.errors import CorpusError
 from foodray.nn.segmentation import Segmenter, SegmenterShape, sample_labels
 from foodray.tasks.base import Rows, Stage, Task
-from foodray.tasks.metrics import SegmentationScores, class_scores
+from foodray.tasks.metrics import SegmentationScores, class_scores, mean_scores
 from foodray.tasks.segmentation.config import SegmentationConfig
 from foodray.tasks.transform import augment_with_masks, middle, middle_of_masks
 
@@ -39,9 +39,9 @@ class SegmentationTask(Task):
     """Settings."""
     labels: tuple[str, ...]
     """Names by id of a pixel: background, then the classes of the corpus."""
-    weights_C: tuple[float, ...]
+    class_weights: tuple[float, ...]
     """Weight of each id in the loss; 0 for one that no training photo shows."""
-    encoder_weights_C: tuple[float, ...]
+    encoder_class_weights: tuple[float, ...]
     """The same in ENet's first phase."""
     phase: Literal["whole", "encoder"] = "whole"
     """encoder: as the task is in ENet's first phase."""
@@ -56,8 +56,8 @@ class SegmentationTask(Task):
                 f"the training masks show {', '.join(shown) or 'no food'} and nothing else, so there is nothing to tell apart; "
                 "a segmentation needs photos with background, or two classes"
             )
-        weights, encoder = (class_weights(px_NC, config.class_weights, k) for k in (config.weight_k, config.encoder_weight_k))
-        return cls(config=config, labels=(BACKGROUND, *labels), weights_C=weights, encoder_weights_C=encoder)
+        weights, encoder = (weights_of(px_NC, config.class_weights, k) for k in (config.weight_k, config.encoder_weight_k))
+        return cls(config=config, labels=(BACKGROUND, *labels), class_weights=weights, encoder_class_weights=encoder)
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], state: Mapping[str, Any]) -> "SegmentationTask":
@@ -66,7 +66,7 @@ class SegmentationTask(Task):
 
     def state(self) -> dict[str, Any]:
         """Labels and class weights."""
-        return {"labels": list(self.labels), "weights_C": list(self.weights_C), "encoder_weights_C": list(self.encoder_weights_C)}
+        return {"labels": list(self.labels), "class_weights": list(self.class_weights), "encoder_class_weights": list(self.encoder_class_weights)}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -141,7 +141,7 @@ class SegmentationTask(Task):
         return cross_entropy(logits_BCHW.float(), mask_BHW, weight=self._weights(mask_BHW.device), ignore_index=-1, reduction="sum")
 
     def _weights(self, device: torch.device) -> Tensor:
-        return torch.tensor(self.encoder_weights_C if self.phase == "encoder" else self.weights_C, dtype=torch.float32, device=device)
+        return torch.tensor(self.encoder_class_weights if self.phase == "encoder" else self.class_weights, dtype=torch.float32, device=device)
 
     def metrics(self) -> MetricCollection:
         """Pixel accuracy, mean accuracy, mean IoU with and without background, food against background."""
@@ -199,7 +199,11 @@ class SegmentationTask(Task):
         config = self.config
         if config.two_phase:
             encoder = Stage(
-                name="encoder", epochs=config.first_epochs, optimizer=config.first_optimizer, trainable=("net.encoder.*", "net.encoder_classifier.*"), keeps=False
+                name="encoder",
+                epochs=config.first_epochs,
+                optimizer=config.first_optimizer,
+                trainable=("net.encoder.*", "net.encoder_classifier.*"),
+                keeps=False,
             )
             whole = Stage(name="decoder", epochs=config.epochs, optimizer=config.optimizer, frozen=("net.encoder_classifier.*",))
             return (encoder, whole) if config.first_epochs else (whole,)
@@ -213,7 +217,7 @@ class SegmentationTask(Task):
         return replace(self, phase="encoder") if stage.name == "encoder" else self
 
 
-def class_weights(px_NC: np.ndarray, rule: str, k: float) -> tuple[float, ...]:
+def weights_of(px_NC: np.ndarray, rule: str, k: float) -> tuple[float, ...]:
     """The weight of each id from its px in each photo, int64 (N, C).
 
     inverse_log: 1 / ln(k + p), p its share of all labelled px (Paszke et al. 2016). median_frequency: median(freq) / freq, freq its share of
@@ -236,11 +240,7 @@ def _constant(index: int, px_C: np.ndarray) -> dict[str, float]:
     """The scores of a prediction that is the same everywhere."""
     confusion_CC = torch.zeros((len(px_C), len(px_C)), dtype=torch.int64)
     confusion_CC[:, index] = torch.from_numpy(px_C)
-    scores = SegmentationScores(len(px_C))
-    scores.confusion += confusion_CC
-    with torch.no_grad():
-        found = {name: float(value) for name, value in scores.compute().items() if name != "iou_food_photo"}
-    return found
+    return {name: float(value) for name, value in mean_scores(confusion_CC).items()}
 
 
 def _at_eighth(mask_BHW: Tensor) -> Tensor:
