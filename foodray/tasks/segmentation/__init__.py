@@ -1,0 +1,1 @@
+"""The segmentation family: which pixels of a photo are which food."""
