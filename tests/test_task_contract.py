@@ -53,8 +53,7 @@ def label_columns() -> dict[str, np.ndarray]:
     """The samples of a small study, every truth known."""
     rng = np.random.default_rng(0)
     columns = {name: rng.uniform(20, 300, NUM_ROWS) for name in ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm")}
-    mask_px = np.empty(NUM_ROWS, dtype=object)
-    mask_px[:] = list(rng.integers(0, 3_000, (NUM_ROWS, 1 + len(LABELS))))
+    mask_px = rng.integers(0, 3_000, (NUM_ROWS, 1 + len(LABELS)))
     return {**columns, "class_name": np.array([LABELS[index % 3] for index in range(NUM_ROWS)], dtype=object), "mask_px": mask_px}
 
 

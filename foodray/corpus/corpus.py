@@ -157,7 +157,9 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for name in SAMPLE_COLUMNS:
         values: list[Any] = [row.get(name) for row in rows]
-        if name in numbers:
+        if name == "mask_px" and values[0] is not None:
+            columns[name] = np.stack(values)
+        elif name in numbers:
             columns[name] = np.array([np.nan if value is None else value for value in values], np.float64)
         else:
             columns[name] = hash_words(values) if name == "phash" else np.array(values, dtype=object)

@@ -101,22 +101,22 @@ def overlays(taken: dict[str, dict[str, np.ndarray]], note: str) -> bytes:
             if row == 0:
                 axis.set_title(title, fontsize=9)
     shown = sorted({int(index) for values in maps.values() for index in np.unique(values) if index > 0})
-    handles = [Patch(color=np.array(color_of(index)) / 255, label=str(first["labels"][index])) for index in shown]
+    handles = [Patch(color=color_of(index), label=str(first["labels"][index])) for index in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, max(1, len(handles))), fontsize=8)
     return _png(figure, note)
 
 
-def color_of(index: int) -> tuple[int, int, int]:
-    """The colour of an id, the same in every picture: hues a golden angle apart, so that neighbours differ."""
-    red, green, blue = hsv_to_rgb((index * 0.61803399 % 1, 0.9 if index % 2 else 0.65, 0.95 if index % 3 else 0.75))
-    return round(255 * red), round(255 * green), round(255 * blue)
+def color_of(index: int) -> tuple[float, float, float]:
+    """The colour of an id, red, green and blue in 0 to 1, the same in every picture: hues a golden angle apart, so that neighbours differ."""
+    red, green, blue = hsv_to_rgb((index * 0.61803399 % 1, 0.9 if index % 2 else 0.65, 0.95 if index % 3 else 0.75)).tolist()
+    return red, green, blue
 
 
 def painted(photo_HW3: np.ndarray, label_HW: np.ndarray) -> np.ndarray:
     """A photo with its foods half covered by their colour; background and unlabelled px stay as they are."""
     out_HW3 = photo_HW3.astype(np.float32)
     for index in np.unique(label_HW[label_HW > 0]):
-        out_HW3[label_HW == index] = 0.45 * out_HW3[label_HW == index] + 0.55 * np.array(color_of(int(index)), np.float32)
+        out_HW3[label_HW == index] = 0.45 * out_HW3[label_HW == index] + 0.55 * 255 * np.array(color_of(int(index)), np.float32)
     return out_HW3.round().astype(np.uint8)
 
 

@@ -49,7 +49,7 @@ class SegmentationTask(Task):
     @classmethod
     def fit(cls, config: SegmentationConfig, samples: Rows, labels: tuple[str, ...]) -> "SegmentationTask":
         """Classes and their weights, from the counts of px of the training photos; raises `CorpusError` when there is nothing to tell apart."""
-        px_NC = np.stack([np.asarray(counts, np.int64) for counts in samples["mask_px"]])
+        px_NC = samples["mask_px"]
         shown = [label for label, px in zip(labels, px_NC.sum(0)[1:], strict=True) if px]
         if not shown or (len(shown) == 1 and not px_NC[:, 0].any()):
             raise CorpusError(
@@ -62,7 +62,8 @@ class SegmentationTask(Task):
     @classmethod
     def from_state(cls, config: Mapping[str, Any], state: Mapping[str, Any]) -> "SegmentationTask":
         """The task that a bundle describes."""
-        return cls(config=from_plain(SegmentationConfig, config), **{name: tuple(values) for name, values in state.items()})
+        learned: dict[str, Any] = {name: tuple(values) for name, values in state.items()}
+        return cls(config=from_plain(SegmentationConfig, config), **learned)
 
     def state(self) -> dict[str, Any]:
         """Labels and class weights."""
@@ -160,7 +161,7 @@ class SegmentationTask(Task):
         """IoU, accuracy, precision and number of true px of each class that was seen or predicted."""
         scores = metrics["scores"]
         assert isinstance(scores, SegmentationScores)
-        with scores.sync_context():  # type: ignore[no-untyped-call]
+        with scores.sync_context():
             confusion_CC = scores.confusion.clone()
         columns = {name: values.tolist() for name, values in class_scores(confusion_CC).items()} | {"num_px": confusion_CC.sum(1).tolist()}
         seen = (confusion_CC.sum(0) + confusion_CC.sum(1)).tolist()
@@ -184,7 +185,7 @@ class SegmentationTask(Task):
 
     def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
         """What it scores to call every pixel background, or the food with most training px; from the px of the masks at their own size."""
-        train_C, test_C = (np.stack(list(rows["mask_px"])).sum(0) for rows in (train, test))
+        train_C, test_C = (rows["mask_px"].sum(0) for rows in (train, test))
         food = int(train_C[1:].argmax()) + 1
         return {name: _constant(index, test_C) for name, index in (("all background", 0), (f"all {self.labels[food]}", food))}
 
