@@ -17,7 +17,8 @@ class SuperpixelProposer(MaskProposer):
 
     Chosen over SLIC on 20 photos of Indian dishes at 256 px, both at about 65 regions: a region matches a whole piece of
     food far better (mean best IoU with the true polygons 0.50 against 0.23), while the accuracy that voting true labels
-    into regions can reach is the same (0.959 against 0.963).
+    into regions can reach is the same (0.959 against 0.963). That is also the most that fusion with these regions can give: of
+    simulated segmenters one of 0.978 fell to 0.957 by it, and one of 0.930 rose to 0.953.
     """
 
     def __init__(self, config: ProposerConfig) -> None:
