@@ -1,14 +1,16 @@
 """Fusion of masks with a semantic map: FoodSAM's published rule in exact integers, and what we add to it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from foodray.errors import ConfigError
-from foodray.nn.proposals import MaskRecord
+from foodray.nn.proposals import MaskRecord, ProposerConfig, make_proposer
 from foodray.tasks.segmentation.fusion import FusedMap, FusionConfig, at_least, fuse
 
 H, W = 10, 20
@@ -215,6 +217,36 @@ def test_fusion_agrees_with_the_rule_written_pixel_by_pixel(vote: Any) -> None:
         if share.max() >= 0.5:
             painted[record.mask_HW] = share.argmax()
     assert np.array_equal(fuse(prob, masks, FusionConfig(vote=vote)).label_HW, painted)
+
+
+# Real photographs
+
+
+def truth(data: Path, name: str, height: int, width: int) -> NDArray[np.int32]:
+    """The labelled polygons of a photo, class + 1, on background 0."""
+    label_HW = np.zeros((height, width), np.int32)
+    for line in (data / "segmentation" / "labels" / f"{name}.txt").read_text().splitlines():
+        number, *values = line.split()
+        points = np.array(values, float).reshape(-1, 2) * [width, height]
+        cv2.fillPoly(label_HW, [np.round(points).astype(np.int32)], int(number) + 1)
+    return label_HW
+
+
+def test_superpixels_of_real_photos_follow_the_true_outlines_and_repair_a_noisy_map(data: Path) -> None:
+    if not (data / "segmentation").is_dir():
+        pytest.skip(f"FOODRAY_DATA = {data} has no folder segmentation/")
+    rng, proposer, reached, before, after = np.random.default_rng(0), make_proposer(ProposerConfig()), [], [], []
+    for name in (f"{number:05d}" for number in range(0, 1000, 100)):
+        image = np.ascontiguousarray(cv2.imread(str(data / "segmentation" / "images" / f"{name}.jpg"))[:, :, ::-1])
+        wanted, masks = truth(data, name, *image.shape[:2]), proposer.propose(image)
+        assert len(masks) <= 100
+        noisy = np.where(rng.random(wanted.shape) < 0.3, rng.integers(0, 11, wanted.shape), wanted).astype(np.int32)
+        before.append((noisy == wanted).mean())
+        after.append((fuse(noisy, masks, FusionConfig()).label_HW == wanted).mean())
+        reached.append((fuse(wanted, masks, FusionConfig()).label_HW == wanted).mean())
+    assert np.mean(reached) > 0.94
+    assert np.mean(before) < 0.75
+    assert np.mean(after) > 0.9
 
 
 # Refusals

@@ -15,9 +15,10 @@ from foodray.nn.proposals.records import MaskProposer, MaskRecord, check_image
 class SuperpixelProposer(MaskProposer):
     """Regions of similar colour by graph merging (Felzenszwalb & Huttenlocher 2004, scikit-image).
 
-    Chosen over SLIC on 20 photos of Indian dishes at 256 px, both at about 65 regions: a region matches a whole piece of
+    Chosen over SLIC on 20 photos of Indian dishes at 256 px, at 63 and 72 regions a photo: a region matches a whole piece of
     food far better (mean best IoU with the true polygons 0.50 against 0.23), while the accuracy that voting true labels
-    into regions can reach is the same (0.959 against 0.963).
+    into regions can reach is the same (0.959 against 0.961). That is also the most that fusion with these regions can give: of
+    simulated segmenters one of 0.978 fell to 0.957 by it, and one of 0.930 rose to 0.953.
     """
 
     def __init__(self, config: ProposerConfig) -> None:
