@@ -4,6 +4,7 @@ FoodrayError
 ├── ConfigError       a setting is unknown, impossible, or contradicts another one
 ├── StudyError        a study package breaks its schema; carries every problem found, not only the first
 ├── PhotoError        a photo was refused; carries the reason code of the quarantine table
+├── MaskError         a mask cannot be read, drawn or placed on its photo; carries the reason
 ├── CorpusError       a corpus is missing, unfinished, empty, or lacks what a task needs
 ├── SplitError        a split leaks, or cannot be made from the groups there are
 ├── StorageError      a path cannot be read or written
@@ -50,6 +51,17 @@ class PhotoError(FoodrayError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return (PhotoError, (self.reason, self.detail))
+
+
+class MaskError(FoodrayError):
+    """A mask cannot be read, drawn or placed on its photo. `reason` is one of `foodray.corpus.masks.MASK_REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (MaskError, (self.reason, self.detail))
 
 
 class CorpusError(FoodrayError):
