@@ -8,7 +8,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
@@ -107,22 +107,36 @@ def check(study: StudyArg, photos_root: str | None = None) -> None:
 
 
 def import_(
-    layout: Positional[Literal["ecustfd", "folders"]],
+    layout: Positional[Literal["ecustfd", "folders", "foodseg103", "coco", "yolo", "masks"]],
     source: SourceArg,
     out: OutArg,
 ) -> None:
     """Turn a public layout into a study package.
 
     Args:
-        layout: ecustfd (VOC boxes, density.xls) or folders (one folder of photos per class).
-        source: Folder of the data set; it is only read.
+        layout: ecustfd (VOC boxes, density.xls), folders (one folder of photos per class), foodseg103 (Images/, category_id.txt),
+            coco (annotations/*.json and photos), yolo (images/, labels/*.txt, classes.txt or data.yaml) or masks (images/, masks/*.png, labels.txt).
+        source: Folder of the data set, or with coco its annotation file; it is only read.
         out: New folder for the study package.
     """
+    from foodray.corpus.importers import ImportSummary
+    from foodray.corpus.importers.coco import import_coco
     from foodray.corpus.importers.ecustfd import import_ecustfd
     from foodray.corpus.importers.folders import import_folders
+    from foodray.corpus.importers.foodseg103 import import_foodseg103
+    from foodray.corpus.importers.mask_pairs import import_mask_pairs
+    from foodray.corpus.importers.yolo import import_yolo
     from foodray.storage.store import Store
 
-    summary = {"ecustfd": import_ecustfd, "folders": import_folders}[layout](source, Store(out))
+    importers: dict[str, Callable[[str, Store], ImportSummary]] = {
+        "ecustfd": import_ecustfd,
+        "folders": import_folders,
+        "foodseg103": import_foodseg103,
+        "coco": import_coco,
+        "yolo": import_yolo,
+        "masks": import_mask_pairs,
+    }
+    summary = importers[layout](source, Store(out))
     print(f"{out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.counts.items() if count))
 
 

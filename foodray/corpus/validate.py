@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from foodray.corpus.masks import segmentation_problems
 from foodray.corpus.schema import TABLES, Column, arrow_schema
 from foodray.errors import StudyError
 
@@ -325,9 +326,11 @@ def _check_splits(sheet: Sheet, participants: pa.Array, splits: pa.Array, proble
 
 
 def check_truth(sheet: Sheet, table: pa.Table, images: pa.Table | None, foods: pa.Table | None, problems: Problems) -> None:
-    """Check truth items: unique ids, whole boxes, and references to photos and foods that exist (tables that could not be read are None)."""
+    """Check truth items: unique ids, whole boxes, readable masks, and references to photos and foods that exist (tables that could not be read are None)."""
     _check_unique(sheet, "truth_item_id", table["truth_item_id"].combine_chunks(), problems)
     _check_boxes(sheet, table, problems)
+    for row, text in segmentation_problems(table["segmentation"].to_pylist()).items():
+        problems.add(sheet, row, text)
     photo, occasion = table["image_id"].combine_chunks(), table["occasion_id"].combine_chunks()
     loose = _mask(photo.is_null()) & _mask(occasion.is_null())
     problems.add_all(sheet, loose, lambda row: "has neither an image_id nor an occasion_id, so it belongs to nothing")

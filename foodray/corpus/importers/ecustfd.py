@@ -19,7 +19,6 @@ import re
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ import pyarrow as pa
 import xlrd
 
 from foodray.corpus.importers import IMAGE_SUFFIXES, ImportSummary, listed
+from foodray.corpus.importers.draft import Oddities
 from foodray.corpus.manifest import write_study
 from foodray.corpus.photo import read_header
 from foodray.corpus.schema import FOODS as FOOD_COLUMNS
@@ -119,17 +119,6 @@ Weights = dict[str, dict[str, tuple[float | None, float | None]]]
 """By portion and class: volume in mL and mass in g."""
 
 
-@dataclass
-class _Oddities:
-    """Names of what is worth a note, by kind (a key of `COUNTS`)."""
-
-    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, kind: str, name: str) -> None:
-        assert kind in COUNTS, kind
-        self.found[kind].append(name)
-
-
 def import_ecustfd(source: str, store: Store) -> ImportSummary:
     """Write ECUSTFD as a study package and account for every file.
 
@@ -139,7 +128,7 @@ def import_ecustfd(source: str, store: Store) -> ImportSummary:
     Raises `CorpusError` when there is no photo or no density.xls, `ExistsError` when the place is taken.
     """
     layout = Store(source)
-    odd = _Oddities()
+    odd = Oddities({kind: kind.replace("_", " ") for kind in COUNTS})
     weights = _read_weights(layout, odd)
     keys = _files(layout, "JPEGImages", IMAGE_SUFFIXES, odd)
     if not keys:
@@ -166,7 +155,7 @@ def import_ecustfd(source: str, store: Store) -> ImportSummary:
     return summary
 
 
-def _rows(layout: Store, keys: list[str], weights: Weights, odd: _Oddities) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _rows(layout: Store, keys: list[str], weights: Weights, odd: Oddities) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of images and of truth_items."""
     names = {key: _parse_name(PurePosixPath(key).stem, odd) for key in keys}
     owners = _owners(sorted({name.portion for name in names.values()}), weights, odd)
@@ -183,7 +172,7 @@ def _rows(layout: Store, keys: list[str], weights: Weights, odd: _Oddities) -> t
     return images, items
 
 
-def _files(layout: Store, folder: str, suffixes: AbstractSet[str], odd: _Oddities) -> list[str]:
+def _files(layout: Store, folder: str, suffixes: AbstractSet[str], odd: Oddities) -> list[str]:
     found = layout.list(folder)
     keys = [key for key in found if PurePosixPath(key).suffix.lower() in suffixes]
     for key in sorted(set(found) - set(keys)):
@@ -191,7 +180,7 @@ def _files(layout: Store, folder: str, suffixes: AbstractSet[str], odd: _Odditie
     return keys
 
 
-def _read_weights(layout: Store, odd: _Oddities) -> Weights:
+def _read_weights(layout: Store, odd: Oddities) -> Weights:
     """Volumes and masses of density.xls; its column says mm^3, but 310 for an apple of 244.5 g is cm^3, that is mL."""
     try:
         book = xlrd.open_workbook(file_contents=layout.read("density.xls"))
@@ -211,7 +200,7 @@ def _read_weights(layout: Store, odd: _Oddities) -> Weights:
     return dict(weights)
 
 
-def _parse_name(stem: str, odd: _Oddities) -> Name:
+def _parse_name(stem: str, odd: Oddities) -> Name:
     image_id = re.sub(r"[^A-Za-z0-9._-]", "_", re.sub(r"\((\d+)\)$", r"-\1", stem))[:64]
     match = re.fullmatch(r"([A-Za-z_]+\d+)([STst])\((\d+)\)", stem)
     if match is None:
@@ -222,7 +211,7 @@ def _parse_name(stem: str, odd: _Oddities) -> Name:
     return Name(match[1].lower(), {"S": "side", "T": "top"}[match[2].upper()], image_id)
 
 
-def _owners(portions: list[str], weights: Weights, odd: _Oddities) -> dict[str, str]:
+def _owners(portions: list[str], weights: Weights, odd: Oddities) -> dict[str, str]:
     """The participant of each portion: itself, or the first of the portions that show the same piece of food."""
     owners = {portion: portion for portion in portions}
     for plate in portions:
@@ -247,7 +236,7 @@ def _same_food(name: str, amounts: tuple[float | None, float | None], portions: 
     return closer if len(same) > 1 and closer else same
 
 
-def _read_boxes(layout: Store, key: str, annotation: str | None, odd: _Oddities) -> tuple[list[tuple[str, Box | None]], int, float | None]:
+def _read_boxes(layout: Store, key: str, annotation: str | None, odd: Oddities) -> tuple[list[tuple[str, Box | None]], int, float | None]:
     """The foods of a photo with their boxes (None where it is refused), the number of coins and the scale in px per mm."""
     stem = PurePosixPath(key).stem
     if annotation is None:
@@ -274,7 +263,7 @@ def _box(node: ET.Element) -> Box:
     return Box(node.findtext("name", "").strip(), x, y, right - x, lower - y)
 
 
-def _photo_size(layout: Store, key: str, odd: _Oddities) -> tuple[int, int] | None:
+def _photo_size(layout: Store, key: str, odd: Oddities) -> tuple[int, int] | None:
     """Width and height as the photo is seen, from its header; None where that cannot be read (the index quarantines it)."""
     try:
         header = read_header(layout.read(key))
@@ -286,7 +275,7 @@ def _photo_size(layout: Store, key: str, odd: _Oddities) -> tuple[int, int] | No
     return header.width_px, header.height_px
 
 
-def _clip(box: Box, size: tuple[int, int], stem: str, odd: _Oddities) -> Box | None:
+def _clip(box: Box, size: tuple[int, int], stem: str, odd: Oddities) -> Box | None:
     left, upper = max(box.x, 0), max(box.y, 0)
     right, lower = min(box.x + box.w, size[0]), min(box.y + box.h, size[1])
     if (left, upper, right, lower) != (box.x, box.y, box.x + box.w, box.y + box.h):
@@ -294,7 +283,7 @@ def _clip(box: Box, size: tuple[int, int], stem: str, odd: _Oddities) -> Box | N
     return Box(box.name, left, upper, right - left, lower - upper) if right > left and lower > upper else None
 
 
-def _judge(stem: str, boxes: list[tuple[str, Box | None]], odd: _Oddities) -> tuple[list[tuple[str, Box | None]], int, float | None]:
+def _judge(stem: str, boxes: list[tuple[str, Box | None]], odd: Oddities) -> tuple[list[tuple[str, Box | None]], int, float | None]:
     """Tell wrong boxes: a coin that is not square, or a food drawn where the coin is."""
     coins = [box for name, box in boxes if name == COIN]
     if len(coins) > 1:
@@ -330,7 +319,7 @@ def _image_row(key: str, name: Name, owner: str, scale: float | None) -> dict[st
     }
 
 
-def _items(name: Name, foods: list[tuple[str, Box | None]], weights: dict[str, tuple[float | None, float | None]], odd: _Oddities) -> list[dict[str, Any]]:
+def _items(name: Name, foods: list[tuple[str, Box | None]], weights: dict[str, tuple[float | None, float | None]], odd: Oddities) -> list[dict[str, Any]]:
     """One item a food box. A food that has several boxes in a photo was weighed as one, so its items carry no amounts."""
     repeated = {food for food, count in Counter(food for food, _ in foods).items() if count > 1}
     for food in sorted(repeated):
@@ -353,14 +342,14 @@ def _items(name: Name, foods: list[tuple[str, Box | None]], weights: dict[str, t
     return items
 
 
-def _compare(names: dict[str, Name], weights: Weights, annotations: dict[str, str], odd: _Oddities) -> None:
+def _compare(names: dict[str, Name], weights: Weights, annotations: dict[str, str], odd: Oddities) -> None:
     for stem in sorted(annotations.keys() - {PurePosixPath(key).stem for key in names}):
         odd.add("annotations_without_photo", stem)
     for portion in sorted(weights.keys() - {name.portion for name in names.values()}):
         odd.add("weighed_portions_without_photo", portion)
 
 
-def _foods(classes: list[str], odd: _Oddities) -> pa.Table:
+def _foods(classes: list[str], odd: Oddities) -> pa.Table:
     """The known foods, and a row without values for each class that is not among them."""
     rows: list[dict[str, Any]] = [
         {"class_name": name, "parent_group": group, "energy_kcal_per_100g": kcal, "density_g_per_ml": density, "source": source + _DENSITY}
@@ -375,7 +364,7 @@ def _foods(classes: list[str], odd: _Oddities) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=arrow_schema(FOOD_COLUMNS))
 
 
-def _summary(images: list[dict[str, Any]], items: list[dict[str, Any]], odd: _Oddities) -> ImportSummary:
+def _summary(images: list[dict[str, Any]], items: list[dict[str, Any]], odd: Oddities) -> ImportSummary:
     counts = {kind: len(odd.found.get(kind, [])) for kind in COUNTS}
     counts |= {"photos": len(images), "items": len(items)}
     counts |= {"portions": len({row["pair_id"] for row in images}), "participants": len({row["participant_id"] for row in images})}
