@@ -150,7 +150,9 @@ def test_the_help_of_training_shows_the_sentence_of_every_setting(kind: type, sa
         assert f"{name.replace('_', '-')} " in text
 
 
-@pytest.mark.parametrize(("script", "command"), [("train_mtl", "foodray train mtl"), ("score_archive", "foodray score")])
+@pytest.mark.parametrize(
+    ("script", "command"), [("train_mtl", "foodray train mtl"), ("train_segmentation", "foodray train segmentation"), ("score_archive", "foodray score")]
+)
 def test_a_job_script_is_the_same_command(script: str, command: str) -> None:
     done = subprocess.run([sys.executable, f"jobs/{script}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -158,7 +160,7 @@ def test_a_job_script_is_the_same_command(script: str, command: str) -> None:
 
 
 def test_every_job_script_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {"train_mtl", "score_archive"}
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {"train_mtl", "train_segmentation", "score_archive"}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Analyzer:
             raise ConfigError("two bundles of the segmentation family: one finds the foods, leave the other out")
         self.config, self.networks, self.markers = config, tuple(networks), dict(markers or {})
         self.readers = tuple(network for network in networks if network not in finders)
-        self.finder = Finder(finders[0], config.find) if finders else None
+        self.finder = Finder(finders[0], config.find, config.device) if finders else None
 
     @staticmethod
     def load(config: AnalyzerConfig, markers: Mapping[str, Marker] | None = None) -> "Analyzer":

@@ -66,11 +66,7 @@ class Grid:
         """Where a photo lies in the square that it was padded to."""
         left, upper, side = window(header, None, 0.0)
         scale = side / side_px
-        spans = [
-            (math.ceil(-start / scale - 0.5), math.floor((length - start) / scale - 0.5) + 1)
-            for start, length in ((left, header.width_px), (upper, header.height_px))
-        ]
-        (first_x, end_x), (first_y, end_y) = ((first, max(end, first + 1)) for first, end in spans)
+        (first_x, end_x), (first_y, end_y) = (_span(-start / scale, length / scale) for start, length in ((left, header.width_px), (upper, header.height_px)))
         return Grid(rows=slice(first_y, end_y), columns=slice(first_x, end_x), left=left + first_x * scale, upper=upper + first_y * scale, scale=scale)
 
     @property
@@ -87,12 +83,19 @@ class Grid:
         return left, upper, min(right, header.width_px) - left, min(lower, header.height_px) - upper
 
 
+def _span(start: float, length: float) -> tuple[int, int]:
+    """First and end of the px whose centre lies on a stretch of an axis; where there is none, the px that holds its middle."""
+    first, end = math.ceil(start - 0.5), math.floor(start + length - 0.5) + 1
+    middle = math.floor(start + length / 2)
+    return (first, end) if first < end else (middle, middle + 1)
+
+
 class Finder:
     """The segmentation network and what follows it."""
 
-    def __init__(self, network: Network, config: FindConfig) -> None:
+    def __init__(self, network: Network, config: FindConfig, device: str = "cpu") -> None:
         self.network, self.config = network, config
-        self.proposer = _proposer(config) if config.fuse else None
+        self.proposer = _proposer(config, device) if config.fuse else None
 
     @property
     def task(self) -> SegmentationTask:
@@ -133,14 +136,14 @@ class Finder:
         )
 
 
-def _proposer(config: FindConfig) -> MaskProposer:
+def _proposer(config: FindConfig, device: str) -> MaskProposer:
     """The proposer, its s3:// weights fetched to this machine first."""
     weights = config.proposer.weights
     if not is_remote(weights):
-        return make_proposer(config.proposer)
+        return make_proposer(config.proposer, device)
     store, folder = Store(weights), Path(tempfile.mkdtemp(prefix="foodray-weights-"))
     if not (keys := store.list()):
         raise ConfigError(f"find.proposer.weights = {weights!r}: nothing is there")
     for key in keys:
         store.fetch(key, folder / key)
-    return make_proposer(replace(config.proposer, weights=str(folder)))
+    return make_proposer(replace(config.proposer, weights=str(folder)), device)

@@ -260,16 +260,19 @@ def score_help() -> None:
 
 def score(arguments: list[str]) -> None:
     """Score a whole archive, or with --plan tell what that would take."""
+    from foodray.analyzer import AnalyzerConfig
     from foodray.scoring.config import ScoreConfig
     from foodray.scoring.plan import plan
     from foodray.scoring.run import score as score_archive
 
     @dataclass(frozen=True, kw_only=True)
     class Score(ScoreConfig):
+        analyzer: Annotated[AnalyzerConfig, tyro.conf.arg(name="")]
+        """Models and how they are run."""
         plan: bool = False
         """Only count, measure a pilot and estimate the time; nothing is written."""
 
-    parsed = tyro.cli(Score, args=arguments, prog="foodray score", description=_SCORE_HELP, config=(tyro.conf.OmitArgPrefixes,))
+    parsed = tyro.cli(Score, args=arguments, prog="foodray score", description=_SCORE_HELP)
     config = ScoreConfig(**{item.name: getattr(parsed, item.name) for item in fields(ScoreConfig)})
     if parsed.plan:
         print_plan(plan(config))

@@ -273,7 +273,7 @@ def read_squares(blocks: list[Any], places: np.ndarray, spec: SampleSpec) -> np.
     import ray
 
     tables = ray.get(blocks)
-    flat = [np.frombuffer(tables[block]["square"][int(row)].as_py(), np.uint8) for block, row in places]
+    flat = [np.frombuffer(tables[block]["pixels"][int(row)].as_py(), np.uint8) for block, row in places]
     return np.stack(flat).reshape(-1, spec.stored_px, spec.stored_px, 3)
 
 

@@ -345,7 +345,7 @@ def test_a_hub_that_cannot_be_reached_is_named_with_a_remedy(monkeypatch: pytest
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="device = 'abacus'"):
-        make_proposer(config(device="abacus"))
+        make_proposer(config(), device="abacus")
 
 
 # Regions

@@ -11,7 +11,7 @@ from foodray.nn.proposals.regions import ComponentProposer, SuperpixelProposer, 
 __all__ = ["BACKENDS", "MaskProposer", "MaskRecord", "ProposerConfig", "components", "make_proposer"]
 
 
-def make_proposer(config: ProposerConfig) -> MaskProposer:
+def make_proposer(config: ProposerConfig, device: str = "cpu") -> MaskProposer:
     """The proposer of a config; Segment Anything is loaded here. Raises `ConfigError` when its weights or device cannot be had."""
     if config.backend == "superpixels":
         return SuperpixelProposer(config)
@@ -20,4 +20,4 @@ def make_proposer(config: ProposerConfig) -> MaskProposer:
     from foodray.nn.proposals.automatic import AutomaticMasks
     from foodray.nn.proposals.sam import make_prompted
 
-    return AutomaticMasks(make_prompted(config), config)
+    return AutomaticMasks(make_prompted(config, device), config)

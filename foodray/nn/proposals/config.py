@@ -20,8 +20,6 @@ class ProposerConfig:
     weights: str = ""
     """For sam and sam2: a name on the model hub ("facebook/sam-vit-base", "facebook/sam2.1-hiera-tiny"), a local folder with
     config.json and model.safetensors, or "random" (a tiny untrained network: its masks are noise, for tests)."""
-    device: str = "cpu"
-    """Where a network runs, in torch's words: "cpu", "cuda", "cuda:1"."""
     points_per_side: int = 32
     """The network is asked at this many by this many points, at the centres of the cells of a grid."""
     points_per_batch: int = 64

@@ -26,13 +26,13 @@ HUB_NAMES = {"sam": "facebook/sam-vit-base", "sam2": "facebook/sam2.1-hiera-tiny
 TINY_SIDE_PX = 64
 
 
-def make_prompted(config: ProposerConfig) -> Prompted:
+def make_prompted(config: ProposerConfig, device_name: str = "cpu") -> Prompted:
     """The network of a config, on its device; raises `ConfigError` when weights or device cannot be had."""
     try:
-        device = torch.device(config.device)
+        device = torch.device(device_name)
         torch.zeros(1, device=device)
     except Exception as error:
-        raise ConfigError(f"device = {config.device!r} cannot be used ({_reason(error)}); set device = 'cpu', or one that torch sees") from error
+        raise ConfigError(f"device = {device_name!r} cannot be used ({_reason(error)}); set device = 'cpu', or one that torch sees") from error
     if config.weights == "random":
         logger.warning("weights = 'random': a tiny untrained %s; its masks are noise and good for tests alone", config.backend)
         network = _tiny(config.backend)
