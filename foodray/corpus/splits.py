@@ -29,7 +29,8 @@ class SplitConfig:
     """How samples are divided and balanced."""
 
     method: Literal["grouped", "manifest", "augment_then_split_leaky"] = "grouped"
-    """grouped: by participant, classes balanced as far as groups allow. manifest: the study's own `split` column.
+    """grouped: by participant, classes balanced as far as groups allow. manifest: the study's own `split` column, where it names no
+    validation side one of the val_folds of its training groups.
     augment_then_split_leaky: the paper's protocol, for reproduction only; its test numbers are optimistic."""
     test_folds: int = 5
     """The test side is one of this many folds of the groups (5: a fifth)."""
@@ -80,8 +81,7 @@ def make_pool(samples: Mapping[str, np.ndarray], config: SplitConfig) -> Pool:
         entries = np.concatenate([everything, extra])
         split = _random_split(len(entries), config)
         return Pool(sample=entries, split=split, isometry=np.concatenate([np.zeros(count, np.int8), isometry]))
-    groups, num_merged = merged_groups(samples, config.near_duplicate_bits) if config.method == "grouped" else (None, 0)
-    split = _manifest_split(samples) if groups is None else _grouped_split(samples, groups, config)
+    split, num_merged = (_grouped_split if config.method == "grouped" else _manifest_split)(samples, config)
     check_leaks(samples, split, config.near_duplicate_bits)
     extra, isometry = balance(samples["class_name"], np.flatnonzero(split == "train"), config.balance_to, config.seed)
     return Pool(
@@ -118,7 +118,9 @@ def _same_scene(samples: Mapping[str, np.ndarray], near_duplicate_bits: int) -> 
     return np.concatenate([pairs, near_duplicate_pairs(samples["phash"], near_duplicate_bits)])
 
 
-def _grouped_split(samples: Mapping[str, np.ndarray], groups: np.ndarray, config: SplitConfig) -> np.ndarray:
+def _grouped_split(samples: Mapping[str, np.ndarray], config: SplitConfig) -> tuple[np.ndarray, int]:
+    """The side of each sample, and how many groups were joined to another."""
+    groups, num_merged = merged_groups(samples, config.near_duplicate_bits)
     classes = samples["class_name"].astype(str)
     needed = max(config.test_folds, config.val_folds + 1)
     num_groups = len(np.unique(groups))
@@ -131,6 +133,11 @@ def _grouped_split(samples: Mapping[str, np.ndarray], groups: np.ndarray, config
     split[test] = "test"
     _, val = _folds(classes[rest], groups[rest], config.val_folds, config.seed)[0]
     split[rest[val]] = "val"
+    return _with_spared(split, classes, groups), num_merged
+
+
+def _with_spared(split: np.ndarray, classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The split without groups on the validation side that training cannot spare; raises `SplitError` when none is left."""
     # A class that only validation would show is of more use in training: its groups go back.
     unseen = np.isin(classes, np.setdiff1d(classes[split == "val"], classes[split == "train"]))
     split[np.isin(groups, groups[unseen]) & (split == "val")] = "train"
@@ -166,17 +173,20 @@ def _random_split(count: int, config: SplitConfig) -> np.ndarray:
     return split
 
 
-def _manifest_split(samples: Mapping[str, np.ndarray]) -> np.ndarray:
+def _manifest_split(samples: Mapping[str, np.ndarray], config: SplitConfig) -> tuple[np.ndarray, int]:
     named = samples["split"].astype(str)
     split = np.where(np.isin(named, SPLIT_NAMES), named, "none").astype("<U5")
     for name in ("train", "test"):
         if not (split == name).any():
             raise SplitError(f"split 'manifest': no sample has split = {name!r} in the images table; fill the column, or use split.method = 'grouped'")
-    if not (split == "val").any():
-        raise SplitError(
-            "split 'manifest': no sample has split = 'val', which chooses the epoch; fill the column for some training participants, or use 'grouped'"
-        )
-    return split
+    if (split == "val").any():
+        return split, 0
+    groups, num_merged = merged_groups(samples, config.near_duplicate_bits)
+    classes, train = samples["class_name"].astype(str), np.flatnonzero(split == "train")
+    _, val = _folds(classes[train], groups[train], config.val_folds, config.seed)[0]
+    split[train[val]] = "val"
+    log.info("split 'manifest': the images table names no validation side, so %d of %d training samples, whole groups, are it", len(val), len(train))
+    return _with_spared(split, classes, groups), num_merged
 
 
 def check_leaks(samples: Mapping[str, np.ndarray], split: np.ndarray, near_duplicate_bits: int) -> None:

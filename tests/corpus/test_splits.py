@@ -217,10 +217,27 @@ def test_a_fixed_split_is_not_said_to_keep_near_duplicates_together(caplog: pyte
     assert not caplog.text
 
 
-@pytest.mark.parametrize("absent", ["train", "val", "test"])
+@pytest.mark.parametrize("absent", ["train", "test"])
 def test_a_fixed_split_without_a_side_is_refused(absent: str) -> None:
     with pytest.raises(SplitError, match=f"no sample has split = '{absent}'"):
         make_pool(fixed({name: side for name, side in FIXED.items() if side != absent}), SplitConfig(method="manifest"))
+
+
+def test_a_fixed_split_without_validation_takes_whole_groups_from_its_training_side() -> None:
+    owners = [f"p{index // 3}" for index in range(60)]
+    split = ["test" if index >= 48 else "train" for index in range(60)]
+    samples = make_samples(owners, split=split)
+    samples["phash"][3] = samples["phash"][0]  # p0 and p1 show the same scene
+    config = SplitConfig(method="manifest", val_folds=4)
+    pool = make_pool(samples, config)
+    assert pool.entries("test").tolist() == list(range(48, 60))
+    val = set(pool.sample[pool.entries("val")])
+    assert 6 <= len(val) <= 18
+    assert len(val) + len(pool.entries("train")) == 48
+    assert all({index - index % 3 + step for step in range(3)} <= val for index in val)
+    assert ({0, 1, 2} <= val) == ({3, 4, 5} <= val)
+    assert pool.num_merged == 1
+    assert np.array_equal(make_pool(samples, config).split, pool.split)
 
 
 # What cannot be split

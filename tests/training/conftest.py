@@ -13,6 +13,7 @@ from toys import COLOURS, LABELS
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.index import index_study
 from foodray.corpus.manifest import load_study, write_study
+from foodray.corpus.masks import rle_text
 from foodray.storage.store import Store
 
 NUM_PHOTOS = 40
@@ -31,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def corpus(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """40 photos of two discs each, by 12 participants: the colour is the class, the area is the energy."""
+    """40 photos of two discs each with their masks, by 12 participants: the colour is the class, the area is the energy."""
     study = tmp_path_factory.mktemp("study")
     write_shapes(study)
     return index_study(load_study(str(study)), Store(str(tmp_path_factory.mktemp("corpus") / "corpus")))
@@ -49,9 +50,12 @@ def write_shapes(folder: Path) -> None:
         for half in range(2):
             label, radius = LABELS[int(rng.integers(3))], float(rng.uniform(8, 20))
             x, y = 26 + 44 * half, float(rng.uniform(24, 72))
-            pixels_HW3[(columns - x) ** 2 + (rows - y) ** 2 < radius**2] = COLOURS[label]
+            disc_HW = (columns - x) ** 2 + (rows - y) ** 2 < radius**2
+            pixels_HW3[disc_HW] = COLOURS[label]
             box = {"bbox_x": x - radius, "bbox_y": y - radius, "bbox_w": 2 * radius, "bbox_h": 2 * radius}
-            items.append({"truth_item_id": f"{name}-{half}", "image_id": name, "class_name": label, "energy_kcal": radius**2, **box})
+            items.append(
+                {"truth_item_id": f"{name}-{half}", "image_id": name, "class_name": label, "energy_kcal": radius**2, "segmentation": rle_text(disc_HW), **box}
+            )
         Image.fromarray(pixels_HW3).save(folder / f"{name}.png")
         images.append({"image_id": name, "image_uri": f"{name}.png", "participant_id": f"u{index % NUM_PARTICIPANTS:02d}", "consent_scope": "score_train"})
     write_study(Store(str(folder)), images=pa.Table.from_pylist(images), truth_items=pa.Table.from_pylist(items), info={"name": "discs", "sample": True})
