@@ -8,21 +8,25 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 
-from foodray.cli import DEMO_SETTINGS, main, named, print_progress
+from foodray.cli import DEMO_SEGMENTATION, DEMO_SETTINGS, main, named, print_progress
 from foodray.corpus.splits import SplitConfig
+from foodray.nn.segmentation import Architecture, PointSettings
 from foodray.storage.store import Store
 from foodray.tasks.base import Optimizer
 from foodray.tasks.mtl import ROWS, MtlConfig, preset
+from foodray.tasks.segmentation import preset as preset_of_networks
 from foodray.tasks.transform import Augmentation
 from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ["train", "mtl", "--corpus", "no/corpus", "--results", "no/results"]
+SEGMENT = ["train", "segmentation", "--corpus", "no/corpus", "--results", "no/results"]
 Said = tuple[int, str]
 
 
@@ -76,7 +80,9 @@ WRONG = {
     "a backbone": ([*TRAIN, "--task.backbone", "resnet81"], "backbone = 'resnet81' is not a timm model; did you mean 'resnet18'?"),
     "a level": ([*TRAIN, "--task.shared-layers", "layer9"], "shared_layers = 'layer9' is unknown; did you mean 'layer3'?"),
     "a family": (["train", "mlt"], "did you mean 'mtl'?"),
-    "no family": (["train"], "choose from: mtl"),
+    "no family": (["train"], "choose from: mtl, segmentation"),
+    "a network": ([*SEGMENT, "--network", "enett"], "'enet'"),
+    "a flag of segmentation": ([*SEGMENT, "--task.weightk", "1.2"], "--task.weight-k"),
     "a command": (["demmo"], "demo, sample, check, import, index, train, show"),
     "a layout": (["import", "ecufstd", "a", "b"], "'ecustfd', 'folders'"),
     "a number": ([*TRAIN, "--loop.batch-size", "many"], "Error parsing --loop.batch-size"),
@@ -203,9 +209,15 @@ class TestParsing:
         assert parsed([*TRAIN, "--loop.seed", "1"]).name != name
         assert named(RunConfig(task=MtlConfig(), corpus="c", results="r", name="mine"), "mtl").name == "mine"
 
-    def test_the_settings_of_the_demo_are_settings(self, parsed: Callable[[list[str]], RunConfig[MtlConfig]]) -> None:
-        config = parsed([*TRAIN, *DEMO_SETTINGS])
-        assert config.task.weights == "random"  # the demo needs no network
+    def test_the_settings_of_the_demo_are_settings(self, parsed: Callable[[list[str]], RunConfig[Any]]) -> None:
+        for command, settings in ((TRAIN, DEMO_SETTINGS), (SEGMENT, DEMO_SEGMENTATION)):
+            assert parsed([*command, *settings]).task.weights == "random"  # the demo needs no network
+
+    @pytest.mark.parametrize("network", get_args(Architecture))
+    def test_each_network_starts_from_its_preset(self, network: Architecture, parsed: Callable[[list[str]], RunConfig[Any]]) -> None:
+        config = parsed([*SEGMENT, "--network", network, "--preset", "paper", "--task.points.num-points", "99"])
+        assert config.task == replace(preset_of_networks("paper", network), points=PointSettings(num_points=99))
+        assert config.name.startswith("segmentation-")
 
 
 class TestShow:

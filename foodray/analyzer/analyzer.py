@@ -124,7 +124,7 @@ class Analyzer:
     def _read(self, photo: PhotoInput) -> _Read:
         """Decode as large as the networks and the marker want it, and find the marker."""
         started = time.perf_counter()
-        boxes = photo.boxes or (() if self.finder is not None else (GivenBox(box=None),))
+        boxes = () if self.finder is not None and (self.config.find.always or not photo.boxes) else photo.boxes or (GivenBox(box=None),)
         marker = self.markers.get(photo.marker_id or "")
         marker = marker if marker and marker.tells_more_than(photo.px_per_mm) else None
         windows = [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]

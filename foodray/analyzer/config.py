@@ -14,6 +14,8 @@ from foodray.tasks.segmentation.instances import InstanceConfig
 class FindConfig:
     """From the segmentation network's map to items."""
 
+    always: bool = False
+    """Whether foods are also sought where boxes are given, which are then not used."""
     fuse: bool = False
     """Whether class-free masks of a proposer vote on the map, which sharpens its borders (FoodSAM)."""
     proposer: ProposerConfig = field(default_factory=ProposerConfig)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -32,8 +33,10 @@ def draw_run(store: Store) -> list[str]:
     if "pred_class_name" in table:
         drawn["confusion.png"] = _confusion(table.dropna(subset=["class_name"]), note)
     if taken := sorted((key for key in store.list("parts/pictures") if key.endswith(".npz")), key=lambda key: int(key.rpartition("/")[2].split("-")[0])):
-        arrays = {key.rpartition("/")[2].partition("-")[2].removesuffix(".npz"): dict(np.load(io.BytesIO(store.read(key)))) for key in taken}
-        drawn["overlays.png"] = overlays(arrays, note)
+        arrays = [dict(np.load(io.BytesIO(store.read(key)))) for key in taken]
+        times = [key.rpartition("/")[2].partition("-")[2].removesuffix(".npz") for key in taken]
+        predicted = {when if when == "start" else f"after {when}": one["prediction"] for when, one in zip(times, arrays, strict=True)}
+        drawn["overlays.png"] = overlays(arrays[0]["photo"], {"truth": arrays[0]["truth"], **predicted}, arrays[0]["labels"].tolist(), note)
     return [store.write(f"figures/{name}", data, replace=True) for name, data in drawn.items()]
 
 
@@ -85,23 +88,18 @@ def _portion(table: pd.DataFrame, target: str, note: str) -> bytes:
     return _png(figure, note)
 
 
-def overlays(taken: dict[str, dict[str, np.ndarray]], note: str) -> bytes:
-    """Photos with their truth and with what the network made of them each time pictures were taken, colours by class, as a PNG.
-
-    `taken` maps the time ("start", a stage) to photo (N, S, S, 3), truth and prediction (N, S, S) with ids, and labels (C,).
-    """
-    first = next(iter(taken.values()))
-    maps = {"truth": first["truth"], **{when if when == "start" else f"after {when}": arrays["prediction"] for when, arrays in taken.items()}}
-    count = len(first["photo"])
+def overlays(photos_NSS3: np.ndarray, maps: dict[str, np.ndarray], labels: Sequence[str], note: str = "") -> bytes:
+    """Photos, and beside each its label maps, (N, S, S) with ids of `labels`, painted over it, a column a map, as a PNG with a legend."""
+    count = len(photos_NSS3)
     figure, axes = plt.subplots(count, 1 + len(maps), figsize=(2.1 * (1 + len(maps)), 2.05 * count + 0.9), layout="constrained", squeeze=False)
-    for row, photo in enumerate(first["photo"]):
+    for row, photo in enumerate(photos_NSS3):
         for axis, (title, values) in zip(axes[row], [("photo", None), *maps.items()], strict=True):
             axis.imshow(photo if values is None else painted(photo, values[row]))
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(title, fontsize=9)
     shown = sorted({int(index) for values in maps.values() for index in np.unique(values) if index > 0})
-    handles = [Patch(color=color_of(index), label=str(first["labels"][index])) for index in shown]
+    handles = [Patch(color=color_of(index), label=labels[index]) for index in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, max(1, len(handles))), fontsize=8)
     return _png(figure, note)
 

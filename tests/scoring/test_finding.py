@@ -136,6 +136,12 @@ def test_boxes_that_are_given_are_taken(masks_bundle: str, bundle: str) -> None:
     assert item.get("mask_rle") is None
 
 
+def test_boxes_that_are_given_are_left_aside_when_foods_are_always_sought(masks_bundle: str) -> None:
+    made = analyzer(masks_bundle, find=FindConfig(always=True, instances=InstanceConfig(min_area_share=0.001)))
+    found = items(made.analyze([PhotoInput(data=plate(640, 480, *DISCS), boxes=(GivenBox(box=(5.0, 6.0, 40.0, 30.0), item_id="mine"),))])[0])
+    assert [item["box_source"] for item in found] == ["segmentation"] * 3
+
+
 def test_a_photo_on_which_the_segmentation_fails_is_quarantined_alone(masks_bundle: str) -> None:
     made = analyzer(masks_bundle)
     assert made.finder is not None
