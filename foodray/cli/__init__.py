@@ -29,7 +29,7 @@ RunArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
 RunAArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_A")]
 RunBArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_B")]
 
-Preset = Literal["default", "paper", "sgd"]
+Preset = Literal["default", "paper", "sgd", "transfer"]
 Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
 Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
 
@@ -173,7 +173,8 @@ def train_mtl(arguments: list[str]) -> None:
     @dataclass(frozen=True, kw_only=True)
     class TrainMtl(RunConfig[MtlConfig]):
         preset: Preset = "default"
-        """Where the task's settings start: default (AdamW, cosine), paper (as published), sgd (the paper with SGD)."""
+        """Where the task's settings start: default (AdamW, cosine), paper (as published), sgd (the paper with SGD), transfer (a ResNet-50
+        classifier with a new head, for --row classification)."""
         row: Row = "sps_cdfa_ln_bn"
         """Which row of the paper's Table 1."""
 

@@ -36,6 +36,7 @@ class MultiTaskShape:
     cdfa: bool
     normalization: Normalization
     detach_classifier: bool
+    class_head_init: Literal["default", "transfer"]
     scale_slope: float | None
 
 
@@ -53,6 +54,9 @@ class MultiTaskNet(nn.Module):
         self.portion = make_backbone(shape.backbone, shape.weights) if own_tower else None
         features: int = next(tower.num_features for tower in (self.classifier, self.portion) if tower is not None)  # type: ignore[assignment]
         self.class_head = nn.Linear(features, shape.num_classes) if needs_classifier else None
+        if self.class_head is not None and shape.class_head_init == "transfer":
+            nn.init.normal_(self.class_head.weight, 0.0, 0.005)
+            nn.init.constant_(self.class_head.bias, 0.1)
         self.adapt = Adaptation(features, shape.normalization if shape.cdfa else "none", 2 if shape.cdfa else 1)
         self.portion_head = nn.Linear(features * (2 if shape.cdfa else 1), 1) if needs_portion else None
         self.scale = ScaleTerm(shape.scale_slope) if shape.scale_slope is not None else None

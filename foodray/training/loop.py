@@ -98,10 +98,10 @@ class Loop:
         """Train every stage that is left and return the kept weights."""
         for index, stage in enumerate(self.task.stages()):
             if index == self.position.step == 0:
-                self._pictures(0, "start")
+                self._pictures(0, "start", self.task)
             if index >= self.position.stage:
                 self._stage(index, stage)
-                self._pictures(index + 1, stage.name)
+                self._pictures(index + 1, stage.name, self.task.at(stage))
         return self.kept
 
     def _stage(self, index: int, stage: Stage) -> None:
@@ -221,17 +221,17 @@ class Loop:
         return metrics
 
     @torch.inference_mode()
-    def _pictures(self, number: int, when: str) -> None:
+    def _pictures(self, number: int, when: str, task: Task) -> None:
         """Show what the network now makes of the first validation photos."""
-        if self.part.rank or type(self.task).pictures is Task.pictures:
+        if self.part.rank or type(task).pictures is Task.pictures:
             return
         network = self.evaluated
         network.eval()
         _, batch = next(iter(self.feed.eval_batches("val", NUM_PICTURES, self.part)))
         moved = self.to_device(batch)
         with self.autocast():
-            outputs = self.task.forward(network, moved)
-        self.hooks.pictures(number, when, self.task.pictures(moved, outputs))
+            outputs = task.forward(network, moved)
+        self.hooks.pictures(number, when, task.pictures(moved, outputs))
 
 
 def numbers(metrics: MetricCollection) -> dict[str, float]:

@@ -42,6 +42,7 @@ def shape(**changes: Any) -> MultiTaskShape:
         "cdfa": False,
         "normalization": "none",
         "detach_classifier": False,
+        "class_head_init": "default",
         "scale_slope": None,
     }
     return MultiTaskShape(**{**plain, **changes})

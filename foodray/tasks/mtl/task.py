@@ -104,6 +104,7 @@ class MtlTask(Task):
                 num_classes=len(self.labels),
                 weights=weights or self.config.weights,
                 detach_classifier=self.config.detach_classifier,
+                class_head_init=self.config.class_head_init,
                 scale_slope=SCALE_POWER / self.target_std if self.config.scale_input == "marker" else None,
                 **shared,
             )

@@ -54,7 +54,7 @@ class SegmentationConfig:
     epochs: int = 60
     """Length of the second phase, in which everything trains."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-3))
-    """How parameters move in the second phase; backbone_lr_scale is for the body of a transfer network."""
+    """How parameters move in the second phase; backbone_lr_scale is for ENet's encoder, or the body of a transfer network."""
 
     def __post_init__(self) -> None:
         choose("architecture", self.architecture, get_args(Architecture))

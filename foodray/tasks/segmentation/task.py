@@ -150,8 +150,12 @@ class SegmentationTask(Task):
 
     def measure(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Add a batch, each pixel taken for its most probable class."""
+        metrics["scores"].update(self._map(outputs, batch["mask"]), batch["mask"])
+
+    def _map(self, outputs: Mapping[str, Tensor], mask_BHW: Tensor) -> Tensor:
+        """The most probable id of each pixel, at the size of the mask, in ENet's first phase by the encoder's own classifier."""
         logits_BCHW = outputs["encoder_logits_BCHW"] if self.phase == "encoder" else outputs["logits_BCHW"]
-        metrics["scores"].update(_sized(logits_BCHW.float(), batch["mask"]).argmax(1), batch["mask"])
+        return _sized(logits_BCHW.float(), mask_BHW).argmax(1)
 
     def objective(self, metrics: Mapping[str, float]) -> float:
         """One less mean IoU."""
@@ -191,7 +195,7 @@ class SegmentationTask(Task):
 
     def pictures(self, batch: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """photo uint8 (N, S, S, 3), truth and prediction int16 (N, S, S), and the labels."""
-        maps = {"truth": batch["mask"], "prediction": outputs["logits_BCHW"].argmax(1)}
+        maps = {"truth": batch["mask"], "prediction": self._map(outputs, batch["mask"])}
         photo = batch["image"].permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return {"photo": photo, **{name: values.cpu().numpy().astype(np.int16) for name, values in maps.items()}, "labels": np.array(self.labels)}
 
@@ -206,7 +210,7 @@ class SegmentationTask(Task):
                 trainable=("net.encoder.*", "net.encoder_classifier.*"),
                 keeps=False,
             )
-            whole = Stage(name="decoder", epochs=config.epochs, optimizer=config.optimizer, frozen=("net.encoder_classifier.*",))
+            whole = Stage(name="decoder", epochs=config.epochs, optimizer=config.optimizer, frozen=("net.encoder_classifier.*",), backbone=("net.encoder.*",))
             return (encoder, whole) if config.first_epochs else (whole,)
         body = ("net.backbone.body.*",) if config.architecture == "pointrend" else ("net.backbone.*",)
         freeze = Stage(name="freeze", epochs=config.first_epochs, optimizer=config.first_optimizer, frozen=body)
