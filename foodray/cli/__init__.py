@@ -334,7 +334,7 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
 DEMO_SCORING = ["--name", "archive", "--runtime", "bf16", "--find.always"]
 DEMO_SEGMENTATION = [
-    *("--task.side-px", "64", "--task.first-epochs", "2", "--task.epochs", "6", "--task.weight-k", "1.2", "--loop.batch-size", "16"),
+    *("--task.side-px", "64", "--task.first-epochs", "2", "--task.epochs", "6", "--loop.batch-size", "16"),
     *("--loop.evaluate-every", "3"),
 ]
 DEMO_SETTINGS = [

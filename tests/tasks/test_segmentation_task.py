@@ -48,7 +48,7 @@ def test_median_frequency_counts_only_photos_that_show_the_class() -> None:
 
 
 def test_the_encoder_has_weights_of_its_own() -> None:
-    task = fitted([[900, 90, 10]])
+    task = fitted([[900, 90, 10]], weight_k=1.02)
     assert max(task.encoder_class_weights) < 6 < max(task.class_weights)
 
 
@@ -93,7 +93,7 @@ def test_food_in_photos_is_food_against_background_whatever_its_class() -> None:
 
 
 def test_by_class_names_what_was_seen() -> None:
-    task = fitted([[900, 90, 10]])
+    task = fitted([[900, 90, 10]], weight_k=1.02)
     metrics = task.metrics()
     truth = torch.tensor([[[0, 0, 1, 1]]])
     logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 0]]]), 3).permute(0, 3, 1, 2).float()
@@ -105,7 +105,7 @@ def test_by_class_names_what_was_seen() -> None:
 
 
 def test_baselines_are_those_of_a_constant() -> None:
-    task = fitted([[900, 90, 10]])
+    task = fitted([[900, 90, 10]], weight_k=1.02)
     rows = {"mask_px": np.array([[60, 30, 10], [80, 0, 20]])}
     found = task.baselines({"mask_px": np.array([[900, 90, 10]])}, rows, {})
     assert found["all background"]["pixel_accuracy"] == pytest.approx(140 / 200)
