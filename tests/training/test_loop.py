@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from toys import ADAMW, MemoryFeed, Recorder, ToyTask, largest_difference, memory_feed, same_bits, stage, toy_task, trained
 
 from foodray.errors import ConfigError
+from foodray.tasks.base import Stage, Task
 from foodray.training.config import LoopConfig
 from foodray.training.loop import Loop, freeze
 
@@ -208,6 +209,30 @@ class TestStages:
         assert {"", "portion.bn1", "portion_head"} <= trained_names
         assert not {"classifier.bn1", "class_head", "adapt.whole.0"} & trained_names
 
+    def test_what_is_frozen_by_name_does_not_train_whatever_is_trainable(self) -> None:
+        network = toy_network(toy_task(backbone="test_resnet", normalization="bn"))
+        trained_names = freeze(network, stage(frozen=("classifier.*",)))
+        assert {"portion.bn1", "portion_head", "class_head"} <= trained_names
+        assert "classifier.bn1" not in trained_names
+        assert not any(parameter.requires_grad for name, parameter in network.named_parameters() if name.startswith("classifier."))
+
+    def test_a_stage_trains_the_task_as_it_is_there(self) -> None:
+        loop = trained(StagedTask(**vars(toy_task(stage("plain"), stage("heavy")))))
+        plain, heavy = (entry["train_portion_loss"] for entry in loop.history)
+        assert heavy == 0.0 < plain
+        assert loop.history[-1]["val_accuracy"] == loop.evaluate("val")["accuracy"]
+
+    def test_pictures_are_taken_at_the_start_and_after_each_stage_and_not_again_after_a_restart(self) -> None:
+        recorder, taken = Recorder(), []
+        task = StagedTask(**vars(toy_task(stage("one"), stage("two"))))
+        hooks = replace(recorder.hooks(), pictures=lambda number, when, arrays: taken.append((number, when, len(arrays["image"]))))
+        Loop(task, memory_feed(task), LoopConfig(batch_size=6), hooks=hooks).run()
+        assert taken == [(0, "start", 8), (1, "one", 8), (2, "two", 8)]
+        loop = Loop(task, memory_feed(task), LoopConfig(batch_size=6), hooks=hooks)
+        loop.load(recorder.state(1, STEPS))
+        loop.run()
+        assert taken[3:] == [(2, "two", 8)]
+
     def test_the_speed_of_every_stage_is_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = FakeClock()
         monkeypatch.setattr("foodray.training.loop.time", clock)
@@ -216,6 +241,22 @@ class TestStages:
         trained(task, feed=SlowFeed(**vars(memory_feed(task)), clock=clock), recorder=recorder)
         told = [(line["stage"], line["samples_per_s"]) for line in recorder.progress if line["step"] == 2 * STEPS]
         assert dict(told) == {"long": 6.0, "short": 6.0}
+
+
+class StagedTask(ToyTask):
+    """In the stage heavy the portion is not trained; it has pictures."""
+
+    def at(self, stage: Stage) -> Task:
+        return WithoutPortion(**vars(self)) if stage.name == "heavy" else self
+
+    def pictures(self, batch: Any, outputs: Any) -> dict[str, np.ndarray]:
+        return {"image": batch["image"].numpy()}
+
+
+class WithoutPortion(ToyTask):
+    def loss(self, outputs: Any, batch: Any) -> dict[str, torch.Tensor]:
+        terms = super().loss(outputs, batch)
+        return {**terms, "portion": 0.0 * terms["portion"]}
 
 
 class FakeClock:
@@ -256,6 +297,11 @@ class TestKept:
         scores = [loop.task.objective({name.removeprefix("val_"): value for name, value in entry.items()}) for entry in loop.history]
         assert loop.kept.epoch == 1 + int(np.argmin(scores))
         assert loop.kept.objective == min(scores)
+
+    def test_a_stage_that_keeps_nothing_never_gives_the_bundle(self) -> None:
+        loop = trained(toy_task(stage("part", epochs=2, keeps=False), stage("whole", epochs=2), objectives=(5.0, 6.0)))
+        assert (loop.kept.epoch, loop.kept.objective) == (1, 5.0)
+        assert all("val_accuracy" in entry for entry in loop.history)
 
     def test_an_epoch_that_could_not_be_measured_is_not_the_best(self) -> None:
         loop = trained(toy_task(stage(epochs=3), objectives=(math.nan, 2.0, 1.0)))
