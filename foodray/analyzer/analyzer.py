@@ -150,10 +150,11 @@ class Analyzer:
         scales = [Scale(marker=one.analysis.marker, px_per_mm=one.analysis.px_per_mm) for one in read]
         found = self.finder(squares, headers, scales, self.config.batch_size)
         share = _ms_since(started) / len(read)
-        for one, boxes in zip(read, found, strict=True):
-            one.boxes = tuple(boxes)
-            empty: dict[str, Any] = {} if boxes else {"status": "ok_no_food", "items": []}
-            one.analysis = replace(one.analysis, infer_ms=one.analysis.infer_ms + share, **empty)
+        for one, seen in zip(read, found, strict=True):
+            one.boxes = seen.boxes
+            changes: dict[str, Any] = {"num_pieces_dropped": seen.num_dropped, "dropped_food_share": seen.dropped_share}
+            changes |= {} if seen.boxes else {"status": "ok_no_food", "items": []}
+            one.analysis = replace(one.analysis, infer_ms=one.analysis.infer_ms + share, **changes)
 
     def _cut(self, one: _Read) -> None:
         """Cut the crops, from a larger decode where the boxes found need one."""

@@ -1,7 +1,7 @@
 """Finding foods in a photo: a segmentation network's map, sharpened by class-free masks where wanted, taken apart into boxes.
 
-In: a decoded photo. Out: one `FoundBox` an item, largest first; none is an answer too. Everything happens on the grid of the network's
-square, without its padding: a pixel of it is one or more px of the photo.
+In: the network's square of a photo. Out: one `FoundBox` an item, largest first; none is an answer too. What is too small to be one is
+counted. Everything happens on the grid of the network's square, without its padding: a pixel of it is one or more px of the photo.
 """
 
 import json
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foodray.analyzer.config import FindConfig
 from foodray.analyzer.networks import Network
-from foodray.analyzer.photos import FoundBox
+from foodray.analyzer.photos import Found, FoundBox
 from foodray.corpus.marker import Calibration
 from foodray.corpus.photo import Box, PhotoHeader, window
 from foodray.errors import ConfigError
@@ -109,12 +109,12 @@ class Finder:
         for outputs in self.network.outputs(rows, max(1, min(batch_size, MAP_BYTES // size))):
             yield from self.task.probabilities(outputs).numpy()
 
-    def __call__(self, pixels_NSS3: NDArray[np.uint8], headers: Sequence[PhotoHeader], scales: Sequence[Scale], batch_size: int) -> list[list[FoundBox]]:
+    def __call__(self, pixels_NSS3: NDArray[np.uint8], headers: Sequence[PhotoHeader], scales: Sequence[Scale], batch_size: int) -> list[Found]:
         """The items of photos, given as the network's squares."""
         maps = self.maps({"pixels": pixels_NSS3}, batch_size)
-        return [self._boxes(prob_CSS, *one) for prob_CSS, *one in zip(maps, pixels_NSS3, headers, scales, strict=True)]
+        return [self._found(prob_CSS, *one) for prob_CSS, *one in zip(maps, pixels_NSS3, headers, scales, strict=True)]
 
-    def _boxes(self, prob_CSS: NDArray[np.float32], pixels_SS3: NDArray[np.uint8], header: PhotoHeader, scale: Scale) -> list[FoundBox]:
+    def _found(self, prob_CSS: NDArray[np.float32], pixels_SS3: NDArray[np.uint8], header: PhotoHeader, scale: Scale) -> Found:
         grid = Grid.of(header, prob_CSS.shape[1])
         prob_CHW = prob_CSS[:, grid.rows, grid.columns]
         label_HW, kept = prob_CHW.argmax(0).astype(np.int32), None
@@ -123,7 +123,9 @@ class Finder:
             fused = fuse(prob_CHW, proposals, self.config.fusion)
             label_HW, kept = fused.label_HW, fused.kept(proposals)
         found = instances(label_HW, prob_CHW, kept, self.config.instances)
-        return [self._box(item, header, grid, scale) for item in found.items]
+        boxes = tuple(self._box(item, header, grid, scale) for item in found.items)
+        food_px = found.dropped_px + sum(item.area_px for item in found.items)
+        return Found(boxes=boxes, num_dropped=found.num_too_small + found.num_beyond_max, dropped_share=found.dropped_px / max(1, food_px))
 
     def _box(self, item: Instance, header: PhotoHeader, grid: Grid, scale: Scale) -> FoundBox:
         return FoundBox(

@@ -36,6 +36,18 @@ class FoundBox(GivenBox):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the segmentation found in a photo."""
+
+    boxes: tuple[FoundBox, ...]
+    """The items, largest first."""
+    num_dropped: int
+    """Pieces of food that are no items: too small, or beyond the largest few."""
+    dropped_share: float
+    """Share of the food px that they cover, 0 to 1; 0 where there is no food."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhotoInput:
     """What is known of a photo beforehand."""
 
@@ -67,6 +79,10 @@ class Analysis:
     """Scale on the table plane, given or measured."""
     items: list[dict[str, Any]] | None = None
     """One dict an item; None when quarantined."""
+    num_pieces_dropped: int | None = None
+    """Pieces of food that the segmentation saw and that are no items; None where it was not asked."""
+    dropped_food_share: float | None = None
+    """Share of the food px that they cover."""
     decode_ms: float = 0.0
     """Time to decode, find the marker and cut, of this photo."""
     infer_ms: float = 0.0

@@ -108,16 +108,16 @@ ITEM_FIELDS = (
         meaning="most probable classes with their probability, in falling order",
     ),
     _number("energy_kcal", "energy; empty where it is neither predicted nor supported by the foods table"),
-    _number("energy_lo_kcal", "lower end of the interval"),
+    _number("energy_lo_kcal", "lower end of the interval; fitted on boxes that people drew, so it promises nothing for other box_source than manifest"),
     _number("energy_hi_kcal", "upper end of the interval"),
     _text(
         "energy_basis", "what the energy rests on; the foods table is exact for its class, so the interval does not tell a wrong class", allowed=ENERGY_BASES
     ),
     _number("mass_g", "mass"),
-    _number("mass_lo_g", "lower end of the interval"),
+    _number("mass_lo_g", "lower end of the interval; see energy_lo_kcal"),
     _number("mass_hi_g", "upper end of the interval"),
     _number("volume_ml", "volume"),
-    _number("volume_lo_ml", "lower end of the interval"),
+    _number("volume_lo_ml", "lower end of the interval; see energy_lo_kcal"),
     _number("volume_hi_ml", "upper end of the interval"),
     _number("interval_level", "nominal coverage of the intervals, 0 to 1"),
     _words("tags", "tags given by a tagging model"),
@@ -162,6 +162,8 @@ IMAGE_RESULTS = (
     _words("marker_flags", "what is unusual about the marker"),
     _number("num_items", "items of the photo; empty where it was not scored", pa.int16()),
     _number("num_items_without_energy", "items of them whose energy is unknown", pa.int16()),
+    _number("num_pieces_dropped", "pieces of food that the segmentation saw and that are no items: too small, or beyond the largest few", pa.int32()),
+    _number("dropped_food_share", "share of the food px of the segmentation that they cover, 0 to 1", pa.float32()),
     Column(
         name="items",
         type=pa.list_(pa.struct(list(arrow_schema(ITEM_FIELDS)))),

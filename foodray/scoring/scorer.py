@@ -128,7 +128,10 @@ def photo_input(row: dict[str, Any], data: bytes) -> PhotoInput:
 def _result(row: dict[str, Any], analysis: Analysis) -> dict[str, Any]:
     """A row of a part file; keys of the manifest and lineage are joined to it when the run is sealed."""
     result: dict[str, Any] = {"image_id": row["image_id"], "attempts": row["attempts"]}
-    result |= {name: getattr(analysis, name) for name in ("status", "reason_code", "reason_detail", "items", "decode_ms", "infer_ms")}
+    result |= {
+        name: getattr(analysis, name)
+        for name in ("status", "reason_code", "reason_detail", "items", "num_pieces_dropped", "dropped_food_share", "decode_ms", "infer_ms")
+    }
     result |= {"scored_at": datetime.now(UTC), "marker_px_per_mm": analysis.px_per_mm}
     if analysis.header is not None:
         result |= {name: getattr(analysis.header, name) for name in ("format", "width_px", "height_px", "exif_orientation")}

@@ -109,12 +109,16 @@ def test_a_photo_without_food_says_so_and_has_no_items(masks_bundle: str, bundle
     assert len(items(full)) == 1
 
 
-def test_what_is_smaller_than_the_share_is_no_item(masks_bundle: str) -> None:
+def test_what_is_smaller_than_the_share_is_no_item_and_is_counted(masks_bundle: str) -> None:
     photo = PhotoInput(data=plate(640, 480, *DISCS))
-    counts = [
-        len(items(analyzer(masks_bundle, find=FindConfig(instances=InstanceConfig(min_area_share=share))).analyze([photo])[0])) for share in (0.001, 0.03, 0.07)
-    ]
-    assert counts == [3, 2, 1]
+    shares = (0.001, 0.03, 0.07, 0.5)
+    found = [analyzer(masks_bundle, find=FindConfig(instances=InstanceConfig(min_area_share=share))).analyze([photo])[0] for share in shares]
+    assert [len(items(one)) for one in found] == [3, 2, 1, 0]
+    assert [one.num_pieces_dropped for one in found] == [0, 1, 2, 3]
+    assert [one.status for one in found] == ["ok", "ok", "ok", "ok_no_food"]
+    assert found[0].dropped_food_share == 0
+    assert found[2].dropped_food_share == pytest.approx((0.1**2 + 0.06**2) / (0.15**2 + 0.1**2 + 0.06**2), rel=0.2)
+    assert found[3].dropped_food_share == 1
 
 
 def test_a_recogniser_is_given_the_crops_of_the_boxes_found_as_large_as_it_wants_them(masks_bundle: str, bundle: str) -> None:

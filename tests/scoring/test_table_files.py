@@ -81,6 +81,7 @@ def test_every_number_that_has_a_unit_names_it() -> None:
         "detection_score",
         "overlap",
         "ratio",
+        "share",
     )
     for table, columns in {**SCORED, **DIFF}.items():
         for column in columns:
