@@ -57,8 +57,8 @@ def middle(pixels_NPPC: np.ndarray, side_px: int) -> Tensor:
 
 
 def middle_of_masks(mask_NPP: np.ndarray, side_px: int) -> Tensor:
-    """The same squares of the masks, int64 (N, S, S)."""
-    return torch.from_numpy(_middle(mask_NPP, side_px).astype(np.int64))
+    """The same squares of the masks, int16 (N, S, S)."""
+    return torch.from_numpy(np.ascontiguousarray(_middle(mask_NPP, side_px)))
 
 
 def _middle(values_NPP: np.ndarray, side_px: int) -> np.ndarray:
@@ -72,9 +72,9 @@ def augment(pixels_NPPC: np.ndarray, seeds_N: np.ndarray, side_px: int, config: 
 
 
 def augment_with_masks(pixels_NPPC: np.ndarray, mask_NPP: np.ndarray | None, seeds_N: np.ndarray, side_px: int, config: Augmentation) -> tuple[Tensor, Tensor]:
-    """Randomly changed squares and their masks, uint8 (N, 3, S, S) and int64 (N, S, S), each pair drawn from its own seed."""
+    """Randomly changed squares and their masks, uint8 (N, 3, S, S) and int16 (N, S, S), each pair drawn from its own seed."""
     out_N3SS = np.empty((len(pixels_NPPC), 3, side_px, side_px), np.uint8)
-    out_NSS = np.empty((0 if mask_NPP is None else len(mask_NPP), side_px, side_px), np.int64)
+    out_NSS = np.empty((0 if mask_NPP is None else len(mask_NPP), side_px, side_px), np.int16)
     for index, (pixels_PPC, seed) in enumerate(zip(pixels_NPPC, seeds_N, strict=True)):
         rng = np.random.default_rng(int(seed))
         move = _Move.draw(rng, pixels_PPC.shape[0], side_px, config)

@@ -87,7 +87,7 @@ class SegmentationTask(Task):
         return Segmenter(SegmenterShape(num_classes=len(self.labels), weights=weights or self.config.weights, aux=self.config.aux_weight > 0, **shape))
 
     def prepare(self, rows: Rows, *, train: bool) -> dict[str, Tensor]:
-        """image uint8 (N, 3, S, S) and mask int64 (N, S, S), -1 for unlabelled and for what lies outside the photo."""
+        """image uint8 (N, 3, S, S) and mask int16 (N, S, S), -1 for unlabelled and for what lies outside the photo."""
         if train:
             image, mask = augment_with_masks(rows["pixels"], rows["mask"], rows["seed"], self.config.side_px, self.config.augmentation)
             return {"image": image, "mask": mask}
@@ -117,13 +117,13 @@ class SegmentationTask(Task):
             if name == "points":
                 found[name] = (batch["mask"] >= 0).flatten(1).any(1).sum()
             else:
-                mask_BHW = _at_eighth(batch["mask"]) if name == "encoder" else batch["mask"]
+                mask_BHW = _at_eighth(batch["mask"]) if name == "encoder" else batch["mask"].long()
                 found[name] = self._weights(mask_BHW.device)[mask_BHW[mask_BHW >= 0]].sum()
         return found
 
     def loss(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted cross entropy, summed over pixels; of PointRend's points its mean over the labelled points of a photo, summed over photos."""
-        mask_BHW = batch["mask"]
+        mask_BHW = batch["mask"].long()
         if self.phase == "encoder":
             return {"encoder": self._sum(outputs["encoder_logits_BCHW"], _at_eighth(mask_BHW))}
         if self.config.architecture == "pointrend":
@@ -150,7 +150,7 @@ class SegmentationTask(Task):
 
     def measure(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Add a batch, each pixel taken for its most probable class."""
-        metrics["scores"].update(self._map(outputs, batch["mask"]), batch["mask"])
+        metrics["scores"].update(self._map(outputs, batch["mask"]), batch["mask"].long())
 
     def _map(self, outputs: Mapping[str, Tensor], mask_BHW: Tensor) -> Tensor:
         """The most probable id of each pixel, at the size of the mask, in ENet's first phase by the encoder's own classifier."""
