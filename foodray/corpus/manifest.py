@@ -12,16 +12,19 @@ import logging
 import os
 import posixpath
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foodray.corpus import validate
+from foodray.corpus.masks import box_of
 from foodray.corpus.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from foodray.corpus.validate import Problems, Sheet
-from foodray.errors import ExistsError, StorageError
+from foodray.errors import ExistsError, MaskError, StorageError
 from foodray.storage.store import Store, is_remote
 from foodray.storage.tables import csv_bytes, parquet_bytes
 
@@ -70,6 +73,8 @@ def load_study(location: str, *, photos_root: str | None = None, tolerant: bool 
     sheets = {name: _read_sheet(store, name, images_file if name == "images" else None, problems) for name in TABLES}
     tables = {name: validate.conform(sheet, problems) for name, sheet in sheets.items() if sheet is not None}
     _check(sheets, tables, photos.root, problems)
+    if "truth_items" in tables:
+        tables["truth_items"] = _with_boxes(tables["truth_items"])
     markers = _read_text(store, "markers.yaml", problems)
     problems.raise_if_any(location)
     return Study(
@@ -255,6 +260,21 @@ def _check(sheets: dict[str, Sheet | None], tables: dict[str, pa.Table], photos_
         validate.check_truth(truth, tables["truth_items"], tables.get("images"), tables.get("foods"), problems)
     if withdrawn is not None:
         validate.check_withdrawn(withdrawn, tables["withdrawn"], tables.get("images"), problems)
+
+
+def _with_boxes(truth_items: pa.Table) -> pa.Table:
+    """The items, those that have a mask and no box with the box of their mask."""
+    rows = np.flatnonzero(pc.and_(pc.is_valid(truth_items["segmentation"]), pc.is_null(truth_items["bbox_w"])).to_numpy())
+    if not len(rows):
+        return truth_items
+    columns = {f"bbox_{part}": truth_items[f"bbox_{part}"].to_pylist() for part in "xywh"}
+    for row in rows.tolist():
+        with suppress(MaskError):  # what is wrong with it is said by the check, or by the index once the photo's size is known
+            for values, number in zip(columns.values(), box_of(truth_items["segmentation"][row].as_py()), strict=True):
+                values[row] = number
+    for name, values in columns.items():
+        truth_items = truth_items.set_column(truth_items.column_names.index(name), name, pa.array(values, truth_items[name].type))
+    return truth_items
 
 
 def _in_schema(name: str, table: pa.Table) -> pa.Table:

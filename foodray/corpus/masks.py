@@ -129,6 +129,17 @@ def segmentation_problems(texts: Iterable[str | None]) -> dict[int, str]:
     return wrong
 
 
+def box_of(text: str) -> tuple[float, float, float, float]:
+    """The tight box (x, y, width, height) of a segmentation, of polygons that of their corners; raises `MaskError`."""
+    found = parse_segmentation(text)
+    if isinstance(found, RunLengths):
+        x, y, width, height = tight_box(_fill(found, found.height, found.width))
+        return float(x), float(y), float(width), float(height)
+    corners = np.concatenate(found)
+    (left, upper), (right, lower) = corners.min(0).tolist(), corners.max(0).tolist()
+    return left, upper, right - left, lower - upper
+
+
 def rle_text(mask_HW: Bits) -> str:
     """A mask as the JSON text of a compressed run-length code."""
     code = coco.encode(np.asfortranarray(mask_HW, dtype=np.uint8))

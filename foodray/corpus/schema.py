@@ -111,7 +111,9 @@ TRUTH_ITEMS = (
     _number("bbox_y", "upper edge of the box in px of the oriented photo"),
     _number("bbox_w", "width of the box in px of the oriented photo"),
     _number("bbox_h", "height of the box in px of the oriented photo"),
-    _text("segmentation", "mask as JSON: a COCO polygon list or a COCO run-length code"),
+    _text(
+        "segmentation", "mask as JSON: a COCO polygon list or a COCO run-length code, in px of the oriented photo; an item without a box has that of its mask"
+    ),
     _text("class_name", "food class, a word of the label set"),
     _text("food_code_system", "coding system, for instance FNDDS"),
     _text("food_code_version", "version of the coding system"),

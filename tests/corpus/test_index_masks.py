@@ -91,8 +91,16 @@ def test_only_whole_masks_are_samples_of_the_class_that_covers_most(corpus: Corp
     assert found["sample_id"].tolist() == ["ignored", "whole"]
     assert found["class_name"].tolist() == ["rice", "rice"]
     assert found["mask_px"].shape == (2, 3)
-    # Items of the other families need a box, or to be alone in their photo.
-    assert corpus.samples("item")["sample_id"].tolist() == ["empty-0", "outside-0", "size-0", "without-0"]
+
+
+def test_items_without_a_box_have_that_of_their_mask_for_the_other_families(corpus: Corpus) -> None:
+    boxes = {item["truth_item_id"]: [item[f"bbox_{part}"] for part in "xywh"] for row in rows_of(corpus).values() for item in row["items"]}
+    assert boxes["whole-0"] == [0, 0, 30, 40]
+    assert boxes["whole-1"] == [5, 5, 10, 10]
+    assert boxes["size-0"] == [0, 0, W, H // 2]
+    assert boxes["empty-0"] == boxes["without-0"] == [None] * 4
+    # Others count as a sample when they are alone in their photo; an item of no class teaches the other families nothing.
+    assert {"whole-0", "whole-1", "without-0"} <= set(corpus.samples("item")["sample_id"])
 
 
 def test_masks_are_of_the_upright_photo(tmp_path: Path) -> None:
