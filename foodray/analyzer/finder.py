@@ -4,7 +4,6 @@ In: the network's square of a photo. Out: one `FoundBox` an item, largest first;
 counted. Everything happens on the grid of the network's square, without its padding: a pixel of it is one or more px of the photo.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from foodray.analyzer.config import FindConfig
 from foodray.analyzer.networks import Network
 from foodray.analyzer.photos import Found, FoundBox
 from foodray.corpus.marker import Calibration
+from foodray.corpus.masks import rle_text
 from foodray.corpus.photo import Box, PhotoHeader, window
 from foodray.errors import ConfigError
 from foodray.nn.proposals import MaskProposer, make_proposer
@@ -25,7 +25,7 @@ from foodray.storage.store import Store, is_remote
 from foodray.tasks.base import Rows
 from foodray.tasks.segmentation import SegmentationTask
 from foodray.tasks.segmentation.fusion import fuse
-from foodray.tasks.segmentation.instances import Instance, area_mm2, instances, rle_of
+from foodray.tasks.segmentation.instances import Instance, instances
 
 MAP_BYTES = 64 * 2**20
 """Memory that the probability maps of one call may take."""
@@ -41,10 +41,8 @@ class Scale:
     def area_cm2(self, mask_HW: NDArray[np.bool_], grid: "Grid") -> float | None:
         """The area of a mask: by the marker's homography where there is one, else by the scale alone; None without either, or at the horizon."""
         if self.marker is not None and self.marker.homography_33 is not None:
-            try:
-                return area_mm2(mask_HW, self.marker.homography_33 @ grid.to_photo_33) / 100
-            except ValueError:
-                return None
+            area_mm2 = self.marker.mask_area_mm2(mask_HW, grid.to_photo_33)
+            return None if area_mm2 is None else area_mm2 / 100
         return None if self.px_per_mm is None else int(mask_HW.sum()) * grid.scale**2 / self.px_per_mm**2 / 100
 
 
@@ -71,8 +69,8 @@ class Grid:
 
     @property
     def to_photo_33(self) -> NDArray[np.float64]:
-        """From px of the grid (centres at whole numbers) to px of the oriented photo."""
-        half = self.scale / 2
+        """From px of the grid to px of the oriented photo, centres at whole numbers in both."""
+        half = (self.scale - 1) / 2
         return np.array([[self.scale, 0, self.left + half], [0, self.scale, self.upper + half], [0, 0, 1]])
 
     def box(self, box_xywh: tuple[int, int, int, int], header: PhotoHeader) -> Box:
@@ -132,7 +130,7 @@ class Finder:
             box=grid.box(item.box_xywh, header),
             class_name=self.task.labels[item.class_id],
             score=float(item.score or 0.0),
-            mask_rle=json.dumps(rle_of(item.mask_HW), separators=(",", ":")),
+            mask_rle=rle_text(item.mask_HW),
             area_px=item.area_px * grid.scale**2,
             area_cm2=scale.area_cm2(item.mask_HW, grid),
         )

@@ -225,14 +225,16 @@ def test_areas_and_extents_are_those_on_the_table(kind: str) -> None:
     assert found.extent_mm(box) == pytest.approx((width, height), rel=tolerance)
 
 
-def test_a_mask_has_the_area_of_its_px_and_may_be_a_crop() -> None:
+def test_a_mask_has_the_area_of_its_px_and_may_be_a_crop_or_coarser() -> None:
     marker, _, photo = _seen("checkerboard", 35.0)
     found = calibrate(photo, marker)
     mask = np.zeros(photo.shape[:2], bool)
     mask[300:420, 500:640] = True
     whole = found.mask_area_mm2(mask)
     assert whole == pytest.approx(found.box_area_mm2((500.0, 300.0, 140.0, 120.0)), rel=1e-3)
-    assert found.mask_area_mm2(mask[300:420, 500:640], left_px=500, top_px=300) == pytest.approx(whole)
+    assert found.mask_area_mm2(mask[300:420, 500:640], np.array([[1.0, 0, 500], [0, 1, 300], [0, 0, 1]])) == pytest.approx(whole)
+    four = np.array([[4.0, 0, 1.5], [0, 4, 1.5], [0, 0, 1]])  # a px for four by four, its centre between the second and the third
+    assert found.mask_area_mm2(mask[::4, ::4], four) == pytest.approx(whole, rel=1e-3)
     assert found.mask_area_mm2(~mask & mask) == 0.0
 
 

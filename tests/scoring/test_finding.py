@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from foodray.analyzer import Analysis, Analyzer, AnalyzerConfig, FindConfig, GivenBox, Network, PhotoInput, make_network
-from foodray.analyzer.finder import Grid
+from foodray.analyzer.finder import Grid, Scale
 from foodray.config import to_plain
+from foodray.corpus.marker import Calibration
+from foodray.corpus.masks import rasterise
 from foodray.corpus.photo import PhotoHeader, PhotoLimits
 from foodray.corpus.samples import cut
 from foodray.errors import ConfigError
@@ -25,7 +27,7 @@ from foodray.scoring.run import score
 from foodray.storage.bundle import write_bundle
 from foodray.storage.store import Store
 from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask
-from foodray.tasks.segmentation.instances import InstanceConfig, mask_of
+from foodray.tasks.segmentation.instances import InstanceConfig
 
 SIDE = 96
 COLOURS = {"beet": (200, 30, 40), "pea": (40, 190, 50)}
@@ -78,6 +80,11 @@ def items(analysis: Analysis) -> list[dict[str, Any]]:
     return analysis.items
 
 
+def mask_of(item: dict[str, Any]) -> np.ndarray:
+    height, width = json.loads(item["mask_rle"])["size"]
+    return rasterise(item["mask_rle"], height, width)
+
+
 DISCS: tuple[Disc, ...] = (("pea", 0.3, 0.4, 0.15), ("beet", 0.75, 0.6, 0.1), ("pea", 0.85, 0.15, 0.06))
 
 
@@ -98,7 +105,7 @@ def test_every_disc_is_an_item_in_px_of_the_upright_photo_the_largest_first(mask
         assert item["area_px"] == pytest.approx(np.pi * (radius * width) ** 2, rel=0.25 if radius > 0.08 else 0.6)
         assert (item["box_source"], item["mask_class_name"]) == ("segmentation", item["class_name"])
         assert 0.9 < item["detection_score"] <= 1
-        mask = mask_of(json.loads(item["mask_rle"]))
+        mask = mask_of(item)
         assert mask.shape[1] / mask.shape[0] == pytest.approx(width / height, rel=0.1)
 
 
@@ -183,7 +190,24 @@ def test_the_grid_covers_the_photo_to_half_a_px(width: int, height: int) -> None
     x, y, one = grid.to_photo_33 @ (columns - 1, rows - 1, 1)
     assert one == 1
     slack = grid.scale / 2 if columns > 1 else grid.scale
-    assert (x, y) == pytest.approx((width - grid.scale / 2, height - grid.scale / 2), abs=slack + 1e-9)
+    assert (x, y) == pytest.approx((width - (grid.scale + 1) / 2, height - (grid.scale + 1) / 2), abs=slack + 1e-9)
+
+
+def test_areas_follow_the_markers_plane_where_it_is_known() -> None:
+    grid = Grid.of(PhotoHeader(format="PNG", width_px=640, height_px=480, exif_orientation=1, num_bytes=1, mode="RGB"), SIDE)
+    mask = np.zeros((72, 96), bool)
+    mask[10:30, 20:50] = True
+    px = 600 * grid.scale**2
+    flat = Calibration(marker_found=True, px_per_mm=2.0, homography_33=np.diag([0.5, 0.5, 1.0]))
+    assert Scale(marker=flat, px_per_mm=2.0).area_cm2(mask, grid) == pytest.approx(px / 4 / 100)
+    assert Scale(marker=None, px_per_mm=2.0).area_cm2(mask, grid) == pytest.approx(px / 4 / 100)
+    assert Scale(marker=Calibration(marker_found=False), px_per_mm=None).area_cm2(mask, grid) is None
+    leaning = Calibration(marker_found=True, px_per_mm=2.0, homography_33=np.array([[0.5, 0, 0], [0, 0.5, 0], [0, 0.001, 1.0]]))
+    nearer = Scale(marker=leaning, px_per_mm=2.0).area_cm2(mask, grid)
+    assert nearer is not None
+    assert nearer < px / 4 / 100
+    beyond = Calibration(marker_found=True, px_per_mm=2.0, homography_33=np.array([[0.5, 0, 0], [0, 0.5, 0], [0, -0.01, 1.0]]))
+    assert Scale(marker=beyond, px_per_mm=2.0).area_cm2(mask, grid) is None
 
 
 def test_two_families_make_one_table_of_items(masks_bundle: str, tmp_path: Path) -> None:
@@ -202,6 +226,6 @@ def test_in_an_archive_boxes_are_taken_where_they_are_and_found_where_not(masks_
     assert sum(row["box_source"] == "manifest" for row in rows) == 6
     for item in (row for row in rows if row["box_source"] != "manifest"):
         assert item["box_source"] == "segmentation"
-        assert mask_of(json.loads(item["mask_rle"])).any()
+        assert mask_of(item).any()
         assert item["mask_class_name"] in COLOURS
         assert item["energy_kcal"] is not None

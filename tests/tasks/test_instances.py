@@ -1,6 +1,5 @@
 """Instances of a label map: every food pixel is in one instance or counted as dropped; codes, polygons and areas of masks."""
 
-import json
 from typing import Any
 
 import cv2
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from foodray.errors import ConfigError
 from foodray.nn.proposals import MaskRecord
 from foodray.tasks.segmentation.fusion import FusionConfig, fuse
-from foodray.tasks.segmentation.instances import InstanceConfig, Instances, area_mm2, instances, mask_of, polygons_of, rle_of
+from foodray.tasks.segmentation.instances import InstanceConfig, Instances, instances, polygons_of
 
 H, W = 20, 30
 
@@ -141,14 +140,6 @@ def disc(radius: int = 8) -> NDArray[np.bool_]:
     return cv2.circle(np.zeros((H, W), np.uint8), (12, 9), radius, 1, -1).astype(bool)
 
 
-@pytest.mark.parametrize("mask", [disc(), region(0, 0, W, H), np.zeros((H, W), bool), region(3, 3, 4, 4)])
-def test_a_run_length_code_is_json_and_gives_the_mask_back(mask: NDArray[np.bool_]) -> None:
-    code = json.loads(json.dumps(rle_of(mask)))
-    assert code["size"] == [H, W]
-    assert isinstance(code["counts"], str)
-    assert np.array_equal(mask_of(code), mask)
-
-
 def test_a_rectangle_s_polygon_is_its_outer_edge() -> None:
     (polygon,) = polygons_of(region(3, 4, 8, 10))
     assert {(x, y) for x, y in zip(polygon[::2], polygon[1::2], strict=True)} == {(3, 4), (8, 4), (8, 10), (3, 10)}
@@ -169,57 +160,3 @@ def test_a_polygon_is_close_to_its_mask_and_tolerance_shortens_it() -> None:
     assert len(coarse[0]) < len(fine[0])
     drawn = coco.decode(coco.merge(coco.frPyObjects(fine, 100, 120))).astype(bool)
     assert (drawn & large).sum() / (drawn | large).sum() > 0.98
-
-
-def tilted(degrees: float, distance_mm: float = 500.0) -> NDArray[np.float64]:
-    """Homography from px to mm of a plane seen by a camera of focal length 600 px, at a tilt about the x axis."""
-    angle = np.radians(degrees)
-    lens = np.array([[600, 0, 150.0], [0, 600, 100.0], [0, 0, 1]])
-    plane = np.array([[1, 0, 0.0], [0, np.cos(angle), 0], [0, np.sin(angle), distance_mm]])
-    return np.linalg.inv(lens @ plane)
-
-
-@pytest.mark.parametrize("degrees", [0.0, 20.0, 45.0])
-def test_the_area_of_a_known_square_is_right_at_any_tilt(degrees: float) -> None:
-    px_to_mm = tilted(degrees)
-    corners_mm = np.array([[[-60.0, -40.0], [60.0, -40.0], [60.0, 40.0], [-60.0, 40.0]]])
-    corners_px = cv2.perspectiveTransform(corners_mm, np.linalg.inv(px_to_mm))
-    mask = cv2.fillPoly(np.zeros((800, 1200), np.uint8), [np.round(corners_px * 4).astype(np.int32)], 1).astype(bool)
-    finer = px_to_mm @ np.diag([0.25, 0.25, 1])  # four pixels for one
-    assert area_mm2(mask, finer) == pytest.approx(120 * 80, rel=0.01)
-
-
-def test_the_area_is_that_of_the_quadrilaterals_the_pixels_are_on_the_plane() -> None:
-    px_to_mm, mask = tilted(35.0), disc()
-    exact = 0.0
-    for y, x in zip(*np.nonzero(mask), strict=True):
-        corners = np.array([[[x - 0.5, y - 0.5], [x + 0.5, y - 0.5], [x + 0.5, y + 0.5], [x - 0.5, y + 0.5]]])
-        exact += cv2.contourArea(cv2.perspectiveTransform(corners, px_to_mm)[0].astype(np.float32))
-    assert area_mm2(mask, px_to_mm) == pytest.approx(exact, rel=1e-4)
-
-
-def test_a_plain_scale_counts_pixels_and_no_pixels_have_no_area() -> None:
-    assert area_mm2(disc(), np.diag([0.5, 0.5, 1.0])) == pytest.approx(disc().sum() / 4)
-    assert area_mm2(np.zeros((H, W), bool), np.eye(3)) == 0
-
-
-def test_a_mask_that_reaches_the_horizon_has_no_area() -> None:
-    with pytest.raises(ValueError, match="horizon"):
-        area_mm2(disc(), np.array([[1, 0, 0], [0, 1, 0], [0, 0.1, -1.0]]))
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not fit labels"):
-        found(table(), np.zeros((3, H, W)))
-    with pytest.raises(ValueError, match="in integers"):
-        found(table().astype(float))
-    with pytest.raises(ValueError, match="proposal 0"):
-        found(table(), masks=[MaskRecord.of(np.ones((2, 2), bool))], method="proposals")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"), [({"method": "component"}, "did you mean"), ({"min_area_share": 1.0}, "below 1"), ({"max_items": 0}, "at least 1")]
-)
-def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        InstanceConfig(**changes)

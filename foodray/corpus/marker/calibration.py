@@ -82,17 +82,20 @@ class Calibration:
         top, right, bottom, left = (float(np.linalg.norm(corners[(k + 1) % 4] - corners[k])) for k in range(4))
         return (top + bottom) / 2, (left + right) / 2
 
-    def mask_area_mm2(self, mask_HW: NDArray[np.bool_], *, left_px: int = 0, top_px: int = 0) -> float | None:
-        """Area on the plane of a mask, px by px, whose first px is (left, top) in the photo; None as for boxes, 0 for an empty mask."""
+    def mask_area_mm2(self, mask_HW: NDArray[np.bool_], to_photo_33: F64 | None = None) -> float | None:
+        """Area on the plane of a mask, px by px; None as for boxes, 0 for an empty mask.
+
+        `to_photo_33` takes px of the mask to px of the photo, where the mask is a crop or coarser; px centres are at whole numbers in both.
+        """
         if self.homography_33 is None:
             return None
-        rows, cols = np.nonzero(mask_HW)
-        points = np.column_stack([cols + left_px, rows + top_px]).astype(np.float64)
+        to_photo_33 = np.eye(3) if to_photo_33 is None else to_photo_33
+        points = np.argwhere(mask_HW)[:, ::-1].astype(np.float64)
         if not len(points):
             return 0.0
-        if not self._before_horizon(points):
+        if not self._before_horizon(apply(to_photo_33, points)):
             return None
-        return float(area_scale(self.homography_33, points).sum())
+        return float(area_scale(self.homography_33 @ to_photo_33, points).sum())
 
     def _box_mm(self, box: tuple[float, float, float, float]) -> F64 | None:
         """Corners (4, 2) of a box on the plane, clockwise in the photo from the upper left."""

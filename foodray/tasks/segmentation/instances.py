@@ -1,14 +1,14 @@
-"""The foods of a photo as single things: a label map falls apart into instances, and an instance into what files and rulers need.
+"""The foods of a photo as single things: a label map falls apart into instances.
 
 In: the labels of a photo's pixels, and what else is known of them. Out: instances of food, largest first, with the count of
-what was left out; run-length codes, polygons and areas of masks. Class 0 is background and negative ids are unlabelled.
+what was left out; polygons of masks. Class 0 is background and negative ids are unlabelled.
 
 C classes, H by W pixels.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -92,21 +92,6 @@ def instances(
     return Instances(items, len(found) - len(large), len(large) - len(items), dropped_px)
 
 
-def rle_of(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed run-length code: {"size": [H, W], "counts": str}, ready for JSON."""
-    from pycocotools import mask as coco
-
-    code = coco.encode(np.asfortranarray(mask_HW, dtype=np.uint8))
-    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
-
-
-def mask_of(rle: dict[str, Any]) -> NDArray[np.bool_]:
-    """The mask (H, W) of what `rle_of` wrote."""
-    from pycocotools import mask as coco
-
-    return np.asarray(coco.decode({"size": list(rle["size"]), "counts": rle["counts"].encode("ascii")}), bool)
-
-
 def polygons_of(mask_HW: NDArray[np.bool_], tolerance: float = 1.0) -> list[list[float]]:
     """COCO polygons [x1, y1, x2, y2, …], one for each connected piece, in px with (0, 0) at the outer corner of the first pixel.
 
@@ -118,20 +103,6 @@ def polygons_of(mask_HW: NDArray[np.bool_], tolerance: float = 1.0) -> list[list
     simple = [cv2.approxPolyDP(outline, tolerance, closed=True) for outline in outlines]
     chosen = [short if len(short) >= 3 else outline for short, outline in zip(simple, outlines, strict=True)]
     return [[float(value) for value in polygon.ravel()] for polygon in chosen]
-
-
-def area_mm2(mask_HW: NDArray[np.bool_], px_to_mm_33: NDArray[np.floating]) -> float:
-    """The area on a plane in mm² of what a mask covers, given the homography from px (pixel centres at whole numbers) to mm.
-
-    The size of a pixel on the plane is the homography's Jacobian determinant |det H| / |w|³ at its centre, with w the third
-    homogeneous coordinate; summed over the mask. Raises `ValueError` where the mask reaches the plane's horizon.
-    """
-    y_N, x_N = np.nonzero(mask_HW)
-    px_to_mm_33 = np.asarray(px_to_mm_33, float)
-    w_N = px_to_mm_33[2, 0] * x_N + px_to_mm_33[2, 1] * y_N + px_to_mm_33[2, 2]
-    if len(w_N) and w_N.min() * w_N.max() <= 0:
-        raise ValueError("the mask reaches the horizon of the plane: its area is not finite; check the homography, or that it fits this photo's size")
-    return float(abs(np.linalg.det(px_to_mm_33)) * np.sum(1 / np.abs(w_N) ** 3))
 
 
 def _claim(food_HW: NDArray[np.int32], proposals: Sequence[MaskRecord]) -> list[tuple[int, MaskRecord]]:
