@@ -75,7 +75,7 @@ def words(text: str) -> str:
 WRONG = {
     "a flag": ([*TRAIN, "--task.epoch", "3"], "--task.epochs"),
     "a flag of the loop": ([*TRAIN, "--loop.batchsize", "3"], "--loop.batch-size"),
-    "a preset": ([*TRAIN, "--preset", "papper"], "invalid choice 'papper' for argument '--preset'. Expected one of ('default', 'paper', 'sgd')"),
+    "a preset": ([*TRAIN, "--preset", "papper"], "invalid choice 'papper' for argument '--preset'. Expected one of ('default', 'paper', 'sgd', 'transfer')"),
     "a row": ([*TRAIN, "--row", "sps_cfda"], "'sps_cdfa'"),
     "a backbone": ([*TRAIN, "--task.backbone", "resnet81"], "backbone = 'resnet81' is not a timm model; did you mean 'resnet18'?"),
     "a level": ([*TRAIN, "--task.shared-layers", "layer9"], "shared_layers = 'layer9' is unknown; did you mean 'layer3'?"),
