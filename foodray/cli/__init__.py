@@ -334,11 +334,12 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
 DEMO_SCORING = ["--name", "archive", "--runtime", "bf16", "--find.always"]
 DEMO_SEGMENTATION = [
-    *("--task.side-px", "64", "--task.first-epochs", "2", "--task.epochs", "6", "--loop.batch-size", "16"),
-    *("--loop.evaluate-every", "3"),
+    *("--network", "lraspp_mobilenet_v3_large", "--task.weights", "random", "--task.class-weights", "inverse_log", "--task.side-px", "64"),
+    *("--task.first-epochs", "0", "--task.epochs", "20", "--task.optimizer.lr", "3e-3", "--task.optimizer.backbone-lr-scale", "1.0"),
+    *("--loop.batch-size", "8", "--loop.evaluate-every", "10"),
 ]
 DEMO_SETTINGS = [
-    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "14"),
-    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "3"),
+    *("--task.weights", "random", "--task.scale-input", "marker", "--task.target-scale", "log1p", "--task.side-px", "64", "--task.epochs", "12"),
+    *("--task.optimizer.backbone-lr-scale", "1.0", "--task.optimizer.warmup-fraction", "0.05", "--loop.precision", "bf16", "--loop.evaluate-every", "4"),
     *("--task.interval-level", "0.8"),  # the validation side holds 6 people, and 0.9 needs 9
 ]

@@ -13,6 +13,7 @@ else, a manifest that grew only its new rows; another weight is another run besi
 
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+import ray.exceptions
 from ray.data import ActorPoolStrategy
 
 from foodray.analyzer import AnalyzerConfig
@@ -33,7 +35,7 @@ from foodray.config import digest, to_plain
 from foodray.corpus.manifest import Study, load_study
 from foodray.corpus.marker import Marker, read_markers
 from foodray.corpus.progress import quiet_ray_data
-from foodray.errors import ExistsError, QuarantineError
+from foodray.errors import ConfigError, ExistsError, QuarantineError, ScoringError
 from foodray.provenance import lineage
 from foodray.scoring.accounting import accounting
 from foodray.scoring.config import ScoreConfig, fingerprint
@@ -170,9 +172,21 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
         num_gpus=1 if config.use_gpu else 0,
     )
     follower = _Follower(store, sum(block.num_rows for block in blocks), progress)
-    for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
-        for index in range(len(batch["block"])):
-            follower.count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
+    try:
+        for batch in work.iter_batches(batch_size=None, prefetch_batches=0):
+            for index in range(len(batch["block"])):
+                follower.count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
+    except ray.exceptions.RayError as error:
+        raise _own_error(error) from error
+
+
+def _own_error(error: Exception) -> Exception:
+    """The error of foodray that a worker ended with, where it is one (a runtime that is refused, a bundle that is not whole): Ray wraps it in text."""
+    found = re.findall(r"foodray\.errors\.(\w+): (.+)", str(error))
+    if not found:
+        return error
+    name, message = found[-1]
+    return ConfigError(message) if name == "ConfigError" else ScoringError(message)
 
 
 def _analyzer(archive: Archive) -> AnalyzerConfig:
