@@ -177,10 +177,10 @@ def _score_blocks(archive: Archive, blocks: list[pa.Table], progress: Progress |
             for index in range(len(batch["block"])):
                 follower.count({name: batch[name][index] for name in ("photos", "ok", "ok_no_food", "quarantined")})
     except ray.exceptions.RayError as error:
-        raise _own_error(error) from error
+        raise own_error(error) from error
 
 
-def _own_error(error: Exception) -> Exception:
+def own_error(error: Exception) -> Exception:
     """The error of foodray that a worker ended with, where it is one (a runtime that is refused, a bundle that is not whole): Ray wraps it in text."""
     found = re.findall(r"foodray\.errors\.(\w+): (.+)", str(error))
     if not found:

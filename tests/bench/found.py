@@ -2,7 +2,7 @@
 
     python -m tests.bench.found runs/demo/study runs/demo/scored/archive runs/demo/runs/segmentation runs/demo/runs/mtl
 
-Of a scored run (`--find.always`) the photos are taken that were on the test side of every training run named. Items are matched to the
+Of a scored run (`--find.always`) the photos are taken on which none of the training runs named was trained (some of them chose an epoch). Items are matched to the
 study's truth by the overlap of their boxes (0.5), as `foodray diff` does.
 """
 
@@ -26,9 +26,11 @@ def main(
 ) -> None:
     """Print how many true items are found, how many found ones are true, and class and energy of those matched."""
     tables = read_tables(Store(scored))
-    sides = [{row["image_id"] for row in read_parquet(Store(run), "split.parquet").to_pylist() if row["split"] == "test"} for run in trained]
+    splits = [read_parquet(Store(run), "split.parquet").to_pylist() for run in trained]
     results = tables["image_results"].to_pandas()
-    unseen = set.intersection(*sides) & set(results[results["status"].isin(["ok", "ok_no_food"])]["image_id"])
+    seen = {row["image_id"] for rows in splits for row in rows if row["split"] == "train"}
+    known = set.intersection(*({row["image_id"] for row in rows} for rows in splits))
+    unseen = (known - seen) & set(results[results["status"].isin(["ok", "ok_no_food"])]["image_id"])
     found = tables["items"].to_pandas()
     truth = load_study(study, tolerant=True).truth_items.to_pandas().rename(columns={"truth_item_id": "item_id"})
     truth = truth.assign(participant_id=None, study_day=None, capture_role=None, class_prob=1.0)
@@ -36,7 +38,7 @@ def main(
     pairs = match_items(truth, found)
     both = pairs[pairs["side"] == "both"]
     error = np.abs(both["energy_b_kcal"].astype(float) - both["energy_a_kcal"].astype(float))
-    print(f"{len(unseen)} photos on every test side, {len(truth)} true items, {len(found)} found")
+    print(f"{len(unseen)} photos that nothing was trained on, {len(truth)} true items, {len(found)} found")
     print(f"found        {len(both)} of {len(truth)} true items ({len(both) / max(1, len(truth)):.1%}); {len(both)} of {len(found)} found are true")
     print(f"class right  {(both['class_name_a'] == both['class_name_b']).mean():.1%} of the matched; segmentation alone {_of_masks(both, found):.1%}")
     print(f"energy       mean absolute error {error.mean():.1f} kcal an item matched ({error.notna().sum()} items)")

@@ -84,3 +84,31 @@ def test_an_int8_model_is_made_from_batches_and_stays_near_eager() -> None:
 def test_openvino_tells_its_maker_nothing() -> None:
     make_runtime("openvino", Small(), forward, batch(2))
     assert sys.modules["openvino.tools.ovc.telemetry_utils"].tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
+class Map(nn.Module):
+    """A network that gives a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"logits_BCHW": image.float()[:, :2] / 255 * self.scale}
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.01, False), (0.5, True)])
+def test_a_map_is_compared_in_the_mean_because_single_pixels_may_tip(share: float, refused: bool) -> None:
+    example = {"image": batch(2)["image"]}
+
+    def tipped(network: nn.Module, inputs: Any) -> dict[str, Tensor]:
+        found = network(inputs["image"])["logits_BCHW"]
+        if torch.is_autocast_enabled("cpu"):  # the runtime, not the plain network it is compared with
+            found = torch.where(torch.rand(found.shape, generator=torch.Generator().manual_seed(0)) < share, found + 0.5, found)
+        return {"logits_BCHW": found}
+
+    if refused:
+        with pytest.raises(ConfigError, match=r"'bf16' differs from eager by 0\.2"):
+            make_runtime("bf16", Map(), tipped, example)
+    else:
+        assert make_runtime("bf16", Map(), tipped, example).difference < 0.01

@@ -15,14 +15,14 @@ import pytest
 from odd import encoded, make_bundle, odd_files, picture, rewrite_images, write_archive
 
 from foodray.analyzer import AnalyzerConfig
-from foodray.errors import ExistsError, QuarantineError, RunningError
+from foodray.errors import ConfigError, ExistsError, QuarantineError, RunningError, ScoringError
 from foodray.scoring import run as run_module
 from foodray.scoring.config import ScoreConfig
 from foodray.scoring.files import read_tables, table_digest
 from foodray.scoring.lease import lease
 from foodray.scoring.ledger import Ledger
 from foodray.scoring.plan import plan
-from foodray.scoring.run import Scored, score
+from foodray.scoring.run import Scored, own_error, score
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes, read_parquet
 
@@ -305,3 +305,17 @@ def test_a_photo_that_is_replaced_after_scoring_is_found_by_its_hash(bundle: str
     study.write("photos/good-000.jpg", encoded(picture(9)), replace=True)
     run = score(config(study.root, str(tmp_path / "runs"), bundle))
     assert run.info["accounting"]["reasons"] == {"hash_mismatch": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("ActorDiedError: …\nfoodray.errors.ConfigError: runtime = 'bf16' differs\n", ConfigError, "runtime = 'bf16' differs"),
+        ("…\nfoodray.errors.BundleError: weights are not those of the card", ScoringError, "weights are not those of the card"),
+        ("…\nKeyError: 'x'", RuntimeError, "KeyError"),
+    ],
+)
+def test_what_a_worker_ends_with_is_told_as_foodrays_own_where_it_is(text: str, kind: type[Exception], message: str) -> None:
+    error = own_error(RuntimeError(text))
+    assert type(error) is kind
+    assert message in str(error)
