@@ -2,8 +2,8 @@
 
     python -m tests.bench.found runs/demo/study runs/demo/scored/archive runs/demo/runs/segmentation runs/demo/runs/mtl
 
-Of a scored run (`--find.always`) the photos are taken on which none of the training runs named was trained (some of them chose an epoch). Items are matched to the
-study's truth by the overlap of their boxes (0.5), as `foodray diff` does.
+Of a scored run (`--find.always`) the photos are taken on which none of the training runs named was trained (some of them chose an
+epoch). Items are matched to the study's truth by the overlap of their boxes (0.5), as `foodray diff` does.
 """
 
 from typing import Annotated
