@@ -17,7 +17,7 @@ from foodray.analyzer.finder import Finder, Scale
 from foodray.analyzer.networks import Network, make_network
 from foodray.analyzer.photos import Analysis, FoundBox, GivenBox, PhotoInput
 from foodray.corpus.marker import COVER_PX, Marker, calibrate_photo
-from foodray.corpus.photo import Photo, crop_squares, decode_for, window, without_places
+from foodray.corpus.photo import Box, Photo, crop_squares, decode_for, window, without_places
 from foodray.corpus.samples import SampleSpec, corrected
 from foodray.errors import ConfigError, PhotoError
 from foodray.tasks.base import Rows
@@ -127,7 +127,7 @@ class Analyzer:
         boxes = () if self.finder is not None and (self.config.find.always or not photo.boxes) else photo.boxes or (GivenBox(box=None),)
         marker = self.markers.get(photo.marker_id or "")
         marker = marker if marker and marker.tells_more_than(photo.px_per_mm) else None
-        windows = [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]
+        windows = self._windows(boxes)
         if self.finder is not None and not boxes:
             windows.append((None, self.finder.network.spec.stored_px, 0.0))
         try:
@@ -139,11 +139,13 @@ class Analyzer:
         analysis = Analysis(status="ok", header=decoded.header, marker=found, px_per_mm=scale, decode_ms=_ms_since(started))
         return _Read(analysis=analysis, data=photo.data, boxes=boxes, photo=decoded)
 
+    def _windows(self, boxes: Sequence[GivenBox]) -> list[tuple[Box | None, int, float]]:
+        """The crops that the readers want of boxes, for `decode_for`."""
+        return [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]
+
     def _find(self, read: list[_Read]) -> None:
         """Fill in the boxes; a photo in which nothing is found is done."""
         assert self.finder is not None
-        if not read:
-            return
         started = time.perf_counter()
         squares = np.concatenate([one.squares((GivenBox(box=None),), self.finder.network.spec) for one in read])
         headers = [one.photo.header for one in read if one.photo is not None]
@@ -160,7 +162,7 @@ class Analyzer:
         """Cut the crops, from a larger decode where the boxes found need one."""
         started = time.perf_counter()
         assert one.photo is not None
-        windows = [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in one.boxes]
+        windows = self._windows(one.boxes)
         try:
             sides = [(window(one.photo.header, box, margin)[2] * min(one.photo.scale), side_px) for box, side_px, margin in windows]
             if min(one.photo.scale) < 1 and any(side < side_px for side, side_px in sides):
@@ -172,7 +174,9 @@ class Analyzer:
         one.analysis = replace(one.analysis, decode_ms=one.analysis.decode_ms + _ms_since(started))
 
     def _one_by_one(self, read: list[_Read], step: Callable[[list[_Read]], None]) -> None:
-        """A step on all photos. One on which it fails is quarantined; a model that fails on every photo is an error."""
+        """A step on all photos, if there are any. One on which it fails is quarantined; a model that fails on every photo is an error."""
+        if not read:
+            return
         try:
             step(read)
             return
@@ -191,8 +195,6 @@ class Analyzer:
             raise failures[0]
 
     def _fill(self, read: list[_Read]) -> None:
-        if not read:
-            return
         started = time.perf_counter()
         columns: dict[str, np.ndarray] = {}
         for index, reader in enumerate(self.readers):

@@ -61,19 +61,24 @@ def make_backbone(name: str, weights: str) -> nn.Module:
             "connect to the model hub once, or set weights to a .safetensors path, an s3:// location, or 'random'"
         ) from error
     if weights not in ("pretrained", "random"):
-        _load_file(network, name, Path(weights))
+        _load_file(network, name, weights)
     return network
 
 
-def _load_file(network: nn.Module, name: str, path: Path) -> None:
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ConfigError(f"weights = {str(path)!r}: give 'pretrained', 'random', or an existing .safetensors file (pickled weights are never loaded)")
-    state = load_file(path)
+def read_safetensors(path: str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; raises `ConfigError` for anything else."""
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        raise ConfigError(f"weights = {path!r}: give 'pretrained', 'random', or an existing .safetensors file (pickled weights are never loaded)")
+    return load_file(path)
+
+
+def _load_file(network: nn.Module, name: str, path: str) -> None:
+    state = read_safetensors(path)
     wanted = network.state_dict()
     try:
         network.load_state_dict({key: state[key] for key in wanted if key in state or not key.endswith("num_batches_tracked")}, strict=False)
     except (KeyError, RuntimeError) as error:
-        raise ConfigError(f"weights = {str(path)!r} do not fit {name}: {str(error)[:200]}; they must be timm's {name} under timm's names") from error
+        raise ConfigError(f"weights = {path!r} do not fit {name}: {str(error)[:200]}; they must be timm's {name} under timm's names") from error
 
 
 def lower_parameters(backbone: nn.Module, level: str) -> list[str]:

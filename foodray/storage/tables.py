@@ -40,11 +40,12 @@ def read_parquet(store: Store, key: str, columns: Sequence[str] | None = None) -
 def spreadsheet_bytes(table: pa.Table) -> bytes:
     """The table as a CSV file for people: nested columns as JSON text, bytes as hex, and an apostrophe before text that a spreadsheet
     would run as a formula. Made a few thousand rows at a time, because their text takes many times the memory of the columns."""
-    first = _for_spreadsheets(table.slice(0, _ROWS))
+    part = _for_spreadsheets(table.slice(0, _ROWS))
     sink = io.BytesIO()
-    with pa_csv.CSVWriter(sink, first.schema) as writer:
-        for start in range(0, max(1, table.num_rows), _ROWS):
-            writer.write_table(_for_spreadsheets(table.slice(start, _ROWS)).cast(first.schema))
+    with pa_csv.CSVWriter(sink, part.schema) as writer:
+        writer.write_table(part)
+        for start in range(_ROWS, table.num_rows, _ROWS):
+            writer.write_table(_for_spreadsheets(table.slice(start, _ROWS)).cast(part.schema))
     return sink.getvalue()
 
 

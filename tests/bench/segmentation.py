@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
-from foodray.analyzer import AnalyzerConfig, make_network
+from foodray.analyzer import AnalyzerConfig, FindConfig, make_network
 from foodray.analyzer.finder import Finder, Grid
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.masks import crop_labels, decode_mask
@@ -45,7 +45,7 @@ def main(
     torch.set_num_threads(1)
     store = Store(run)
     network = make_network(store.uri("bundle"), AnalyzerConfig(bundles=(store.uri("bundle"),), runtime=runtime))
-    finder = Finder(network, AnalyzerConfig(bundles=("x",)).find)
+    finder = Finder(network, FindConfig())
     proposer = make_proposer(ProposerConfig())
     scores: dict[str, SegmentationScores] = defaultdict(lambda: SegmentationScores(len(finder.task.labels)))
     taken: dict[str, list[np.ndarray]] = defaultdict(list)

@@ -14,7 +14,7 @@ from torchvision import models
 
 from foodray.errors import ConfigError
 from foodray.nn.runtime import make_runtime
-from foodray.nn.segmentation import Architecture, Segmenter, SegmenterShape, sample_labels
+from foodray.nn.segmentation import Architecture, Segmenter, SegmenterShape, body_patterns, sample_labels
 from foodray.nn.segmentation.enet import ENet, max_pool, max_unpool
 from foodray.nn.segmentation.pointrend import PointHead, PointRend, PointSettings, draw_points, grid_points, sample_points, uncertainty
 
@@ -48,8 +48,8 @@ def shapes(outputs: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def body(network: Segmenter) -> set[str]:
-    """The parameters that `backbone_patterns` match."""
-    return {name for name, _ in network.named_parameters() if any(fnmatchcase(name, pattern) for pattern in network.backbone_patterns())}
+    """The parameters that `body_patterns` match."""
+    return {name for name, _ in network.named_parameters() if any(fnmatchcase(name, pattern) for pattern in body_patterns(network.shape.architecture))}
 
 
 def without_gradient(network: nn.Module, outputs: dict[str, Tensor]) -> set[str]:
@@ -109,7 +109,7 @@ def test_a_frozen_body_in_eval_mode_keeps_weights_and_statistics_while_the_heads
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     outputs = network(photos(64, 64))
     assert frozen <= without_gradient(network, outputs)
-    names = [pattern.removesuffix("*") for pattern in network.backbone_patterns()]
+    names = [pattern.removesuffix("*") for pattern in body_patterns(network.shape.architecture)]
     moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert not [name for name in moved if name.startswith(tuple(names))]
     assert moved or architecture == "pointrend"  # whose heads have no batch norm

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from foodray.corpus.importers import IMAGE_SUFFIXES, ImportSummary
-from foodray.corpus.importers.draft import Draft, in_order
-from foodray.corpus.importers.regions import PHOTO_KINDS, SPLIT_WORDS, Found, box_item, finish, folder_split, mask_item, photo_size, polygon_item
+from foodray.corpus.importers.draft import Draft
+from foodray.corpus.importers.regions import PHOTO_KINDS, SPLIT_WORDS, Found, box_item, finish, folder_split, mask_item, photo_size, polygon_item, take_in
 from foodray.corpus.masks import LARGEST, Points, parse_polygon, rasterise
 from foodray.errors import CorpusError, MaskError
 from foodray.storage.store import Store
@@ -80,11 +80,7 @@ def import_coco(source: str, store: Store, *, group_pattern: str | None = None) 
     for key in sorted(set(photos) - entries.keys()):
         draft.odd.add("photos_not_listed", key)
     draft.info = {"labels": list(labels), "annotation_files": list(files)}
-    founds = in_order(lambda entry: _read_photo(draft.layout, entry), list(entries.values()), what="photos")
-    for entry, found in zip(entries.values(), founds, strict=True):
-        for kind, name in found.odd:
-            draft.odd.add(kind, name)
-        draft.add(entry.key, entry.split, found.items)
+    take_in(draft, [(entry.key, entry.split) for entry in entries.values()], entries.values(), lambda entry: _read_photo(draft.layout, entry))
     return finish(draft, store, expected=f"that {' or '.join(files)} names")
 
 

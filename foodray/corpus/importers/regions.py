@@ -6,7 +6,7 @@ become an item without class, which is left out of training, not background.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foodray.corpus.importers import IMAGE_SUFFIXES, ImportSummary
-from foodray.corpus.importers.draft import Draft, in_order, require_photos
+from foodray.corpus.importers.draft import Draft, Thing, in_order, require_photos
 from foodray.corpus.masks import Bits, Points, fill_polygons, read_label_png, rle_text, tight_box
 from foodray.corpus.photo import read_header
 from foodray.errors import CorpusError, MaskError, PhotoError
@@ -138,6 +138,14 @@ def folder_split(key: str) -> str | None:
     return next((SPLIT_WORDS[part.lower()] for part in key.split("/")[:-1] if part.lower() in SPLIT_WORDS), None)
 
 
+def take_in(draft: Draft, places: Sequence[tuple[str, str | None]], things: Collection[Thing], read: Callable[[Thing], Found]) -> None:
+    """Read what is known of each photo, several at a time, and take it in at its place (location and split), with its items and oddities."""
+    for (key, split), found in zip(places, in_order(read, things, what="photos"), strict=True):
+        for kind, name in found.odd:
+            draft.odd.add(kind, name)
+        draft.add(key, split, found.items)
+
+
 # ---- Photos with a mask each.
 
 
@@ -151,11 +159,8 @@ def add_pairs(draft: Draft, keys: Sequence[str], *, photos: str, masks: str, nam
         for key in mask_keys[name]:
             draft.odd.add("masks_without_photo", key)
     pairs = [(key, mask_keys.get(name, []) if len(same) == 1 else None) for name, same in photo_keys.items() for key in same]
-    founds = in_order(lambda pair: _read_pair(draft.layout, pair[0], pair[1], names), pairs, what="photos")
-    for (key, _), found in zip(pairs, founds, strict=True):
-        for kind, name in found.odd:
-            draft.odd.add(kind, name)
-        draft.add(key, folder_split(key.removeprefix(f"{photos}/")), found.items)
+    places = [(key, folder_split(key.removeprefix(f"{photos}/"))) for key, _ in pairs]
+    take_in(draft, places, pairs, lambda pair: _read_pair(draft.layout, pair[0], pair[1], names))
 
 
 def _named(draft: Draft, keys: Sequence[str], folder: str) -> dict[str, list[str]]:

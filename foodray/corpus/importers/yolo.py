@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 
 from foodray.corpus.importers import IMAGE_SUFFIXES, ImportSummary
-from foodray.corpus.importers.draft import Draft, in_order
-from foodray.corpus.importers.regions import PHOTO_KINDS, Found, box_item, finish, folder_split, line_names, photo_size, polygon_item, read_text
+from foodray.corpus.importers.draft import Draft
+from foodray.corpus.importers.regions import PHOTO_KINDS, Found, box_item, finish, folder_split, line_names, photo_size, polygon_item, read_text, take_in
 from foodray.corpus.masks import clip_polygon
 from foodray.errors import CorpusError, MaskError
 from foodray.storage.store import Store
@@ -53,11 +53,7 @@ def import_yolo(source: str, store: Store, *, group_pattern: str | None = None) 
     names = _read_names(draft.layout, named)
     draft.info = {"labels": list(dict.fromkeys(names.values()))}
     photos = _pairs(draft, [key for key in keys if key not in NAME_FILES])
-    founds = in_order(lambda pair: _read_photo(draft.layout, pair[0], pair[1], names), list(photos.items()), what="photos")
-    for key, found in zip(photos, founds, strict=True):
-        for kind, name in found.odd:
-            draft.odd.add(kind, name)
-        draft.add(key, folder_split(key), found.items)
+    take_in(draft, [(key, folder_split(key)) for key in photos], photos.items(), lambda pair: _read_photo(draft.layout, pair[0], pair[1], names))
     return finish(draft, store, expected="below a folder images; the labels are looked for at the same place below labels")
 
 

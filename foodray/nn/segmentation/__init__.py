@@ -18,7 +18,7 @@ from foodray.nn.segmentation.pointrend import PointRend, PointSettings, check_re
 from foodray.nn.segmentation.transfer import TransferNet
 from foodray.nn.segmentation.weights import fill, read_weights
 
-__all__ = ["Architecture", "PointSettings", "Segmenter", "SegmenterShape", "sample_labels"]
+__all__ = ["Architecture", "PointSettings", "Segmenter", "SegmenterShape", "body_patterns", "sample_labels"]
 
 Architecture = Literal["enet", "pointrend", "deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"]
 
@@ -75,9 +75,10 @@ class Segmenter(nn.Module):
         outputs: dict[str, Tensor] = self.net(x_B3HW, encoder_only=True) if encoder_only else self.net(x_B3HW)
         return outputs
 
-    def backbone_patterns(self) -> tuple[str, ...]:
-        """fnmatch patterns of the parameters that make up the body: what published weights fill, and a first phase freezes or trains alone."""
-        return {"enet": ("net.encoder.*",), "pointrend": ("net.backbone.body.*",)}.get(self.shape.architecture, ("net.backbone.*",))
+
+def body_patterns(architecture: Architecture) -> tuple[str, ...]:
+    """fnmatch patterns of a `Segmenter`'s parameters that make up the body: what published weights fill, and a first phase freezes or trains alone."""
+    return {"enet": ("net.encoder.*",), "pointrend": ("net.backbone.body.*",)}.get(architecture, ("net.backbone.*",))
 
 
 def _build(shape: SegmenterShape) -> nn.Module:

@@ -4,13 +4,12 @@ In: a network and a source. Out: the network filled; its heads keep their fresh 
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foodray.errors import ConfigError
+from foodray.nn.backbone import read_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +31,7 @@ def published_weights(name: str, weights: Any) -> State:
 
 def read_weights(path: str) -> State:
     """The tensors of a .safetensors file; names of a whole `Segmenter` lose their "net.". `ConfigError` for anything else."""
-    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
-        raise ConfigError(f"weights = {path!r}: give 'pretrained', 'random', or an existing .safetensors file (pickled weights are never loaded)")
-    return {name.removeprefix("net."): tensor for name, tensor in load_file(path).items()}
+    return {name.removeprefix("net."): tensor for name, tensor in read_safetensors(path).items()}
 
 
 def fill(network: nn.Module, state: State, *, source: str, heads: tuple[str, ...] = ()) -> None:

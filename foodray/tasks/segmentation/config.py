@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from foodray.config import choose
 from foodray.errors import ConfigError
-from foodray.nn.segmentation import Architecture, PointSettings
+from foodray.nn.segmentation import Architecture, PointSettings, SegmenterShape
 from foodray.nn.segmentation.enet import EnetVariant
 from foodray.tasks.base import Optimizer
 from foodray.tasks.transform import Augmentation
@@ -58,7 +58,7 @@ class SegmentationConfig:
     """How parameters move in the second phase; backbone_lr_scale is for ENet's encoder, or the body of a transfer network."""
 
     def __post_init__(self) -> None:
-        choose("architecture", self.architecture, get_args(Architecture))
+        self.shape(num_classes=2)  # what cannot be built is refused now, before the classes are known
         choose("class_weights", self.class_weights, get_args(ClassWeights))
         if min(self.weight_k, self.encoder_weight_k) < RAREST:
             raise ConfigError(f"weight_k = {self.weight_k} and encoder_weight_k = {self.encoder_weight_k} must be > 1, or a rare class has no finite weight")
@@ -66,8 +66,11 @@ class SegmentationConfig:
             raise ConfigError(f"epochs = {self.epochs} must be >= 1, first_epochs = {self.first_epochs} and aux_weight = {self.aux_weight} >= 0")
         if self.side_px % 32:
             raise ConfigError(f"side_px = {self.side_px} must be a multiple of 32, the stride of the deepest network; 256, 320 and 384 are")
-        if self.architecture == "enet" and self.weights == "pretrained":
-            raise ConfigError("weights = 'pretrained': there are no published weights of ENet; set random, a .safetensors path, or another architecture")
+
+    def shape(self, num_classes: int, *, weights: str | None = None) -> SegmenterShape:
+        """What the network is made of, its initial weights as configured, or `weights` instead; raises `ConfigError`."""
+        shared = {name: getattr(self, name) for name in ("architecture", "enet_variant", "pointrend_backbone", "points")}
+        return SegmenterShape(num_classes=num_classes, weights=weights or self.weights, aux=self.aux_weight > 0, **shared)
 
     @property
     def two_phase(self) -> bool:

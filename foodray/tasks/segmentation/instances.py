@@ -96,7 +96,7 @@ def polygons_of(mask_HW: NDArray[np.bool_], tolerance: float = 1.0) -> list[list
     """COCO polygons [x1, y1, x2, y2, …], one for each connected piece, in px with (0, 0) at the outer corner of the first pixel.
 
     Outlines follow the outer edges of pixels and are simplified by at most `tolerance` px (Douglas-Peucker). A polygon has no holes:
-    where they matter use `rle_of`. A piece always has a polygon, however small.
+    where they matter use `foodray.corpus.masks.rle_text`. A piece always has a polygon, however small.
     """
     corner_HW = cv2.dilate(np.pad(mask_HW.astype(np.uint8), ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))  # the four corners of every pixel
     outlines, _ = cv2.findContours(corner_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from foodray.config import from_plain
 from foodray.corpus.samples import SampleSpec
 from foodray.errors import CorpusError
-from foodray.nn.segmentation import Segmenter, SegmenterShape, sample_labels
+from foodray.nn.segmentation import Segmenter, body_patterns, sample_labels
 from foodray.tasks.base import Rows, Stage, Task
 from foodray.tasks.metrics import SegmentationScores, class_scores, mean_scores
 from foodray.tasks.segmentation.config import SegmentationConfig
@@ -82,9 +82,7 @@ class SegmentationTask(Task):
 
     def network(self, *, weights: str | None = None) -> nn.Module:
         """The network with its head for these classes."""
-        names = ("architecture", "enet_variant", "pointrend_backbone", "points")
-        shape = {name: getattr(self.config, name) for name in names}
-        return Segmenter(SegmenterShape(num_classes=len(self.labels), weights=weights or self.config.weights, aux=self.config.aux_weight > 0, **shape))
+        return Segmenter(self.config.shape(len(self.labels), weights=weights))
 
     def prepare(self, rows: Rows, *, train: bool) -> dict[str, Tensor]:
         """image uint8 (N, 3, S, S) and mask int16 (N, S, S), -1 for unlabelled and for what lies outside the photo."""
@@ -201,18 +199,17 @@ class SegmentationTask(Task):
 
     def stages(self) -> tuple[Stage, ...]:
         """ENet: its encoder, then everything. The others: the heads on a frozen body, then everything, the body slower."""
-        config = self.config
+        config, body = self.config, body_patterns(self.config.architecture)
         if config.two_phase:
             encoder = Stage(
                 name="encoder",
                 epochs=config.first_epochs,
                 optimizer=config.first_optimizer,
-                trainable=("net.encoder.*", "net.encoder_classifier.*"),
+                trainable=(*body, "net.encoder_classifier.*"),
                 keeps=False,
             )
-            whole = Stage(name="decoder", epochs=config.epochs, optimizer=config.optimizer, frozen=("net.encoder_classifier.*",), backbone=("net.encoder.*",))
+            whole = Stage(name="decoder", epochs=config.epochs, optimizer=config.optimizer, frozen=("net.encoder_classifier.*",), backbone=body)
             return (encoder, whole) if config.first_epochs else (whole,)
-        body = ("net.backbone.body.*",) if config.architecture == "pointrend" else ("net.backbone.*",)
         freeze = Stage(name="freeze", epochs=config.first_epochs, optimizer=config.first_optimizer, frozen=body)
         finetune = Stage(name="finetune", epochs=config.epochs, optimizer=config.optimizer, backbone=body)
         return (freeze, finetune) if config.first_epochs else (finetune,)
