@@ -36,6 +36,8 @@ class AnalyzerConfig:
 
     bundles: tuple[str, ...]
     """Locations of the model bundles, local or s3://; each brings its own columns, one of the segmentation family the boxes and masks."""
+    classes_from: int | None = None
+    """Which bundle, from 1, names the classes where several do: a distilled student's classes in place of the multi-task model's."""
     runtime: RuntimeName = "openvino"
     """How networks are run: eager (plain fp32), bf16, compiled, openvino (fp32), openvino_bf16, or
     openvino_int8, whose loss is measured on the archive's own photos; each is checked against eager."""
@@ -59,6 +61,8 @@ class AnalyzerConfig:
     def __post_init__(self) -> None:
         if not self.bundles:
             raise ConfigError("an analyzer needs at least one bundle")
+        if self.classes_from is not None and not 1 <= self.classes_from <= len(self.bundles):
+            raise ConfigError(f"classes_from = {self.classes_from} must be the place of one of the {len(self.bundles)} bundles, from 1")
         if self.quantized and (self.runtime != "openvino_int8" or len(self.quantized) != len(self.bundles)):
             raise ConfigError(f"quantized names {len(self.quantized)} int8 models for {len(self.bundles)} bundles and runtime = {self.runtime!r}")
         if min(self.threads, self.decode_threads, self.batch_size) < 1 or not 0 <= self.low_confidence <= 1:

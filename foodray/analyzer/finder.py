@@ -46,6 +46,16 @@ class Scale:
         return None if self.px_per_mm is None else int(mask_HW.sum()) * grid.scale**2 / self.px_per_mm**2 / 100
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FindInput:
+    """What the finder is given of a photo."""
+
+    square: NDArray[np.uint8]
+    """The photo as the network's square, uint8 (S, S, 3)."""
+    header: PhotoHeader
+    scale: Scale
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """The part of the network's square that shows the photo: px whose centre lies in it."""
@@ -107,21 +117,21 @@ class Finder:
         for outputs in self.network.outputs(rows, max(1, min(batch_size, MAP_BYTES // size))):
             yield from self.task.probabilities(outputs).numpy()
 
-    def __call__(self, pixels_NSS3: NDArray[np.uint8], headers: Sequence[PhotoHeader], scales: Sequence[Scale], batch_size: int) -> list[Found]:
-        """The items of photos, given as the network's squares."""
-        maps = self.maps({"pixels": pixels_NSS3}, batch_size)
-        return [self._found(prob_CSS, *one) for prob_CSS, *one in zip(maps, pixels_NSS3, headers, scales, strict=True)]
+    def __call__(self, photos: Sequence[FindInput], batch_size: int) -> list[Found]:
+        """The items of photos."""
+        maps = self.maps({"pixels": np.stack([photo.square for photo in photos])}, batch_size)
+        return [self._found(prob_CSS, photo) for prob_CSS, photo in zip(maps, photos, strict=True)]
 
-    def _found(self, prob_CSS: NDArray[np.float32], pixels_SS3: NDArray[np.uint8], header: PhotoHeader, scale: Scale) -> Found:
-        grid = Grid.of(header, prob_CSS.shape[1])
+    def _found(self, prob_CSS: NDArray[np.float32], photo: FindInput) -> Found:
+        grid = Grid.of(photo.header, prob_CSS.shape[1])
         prob_CHW = prob_CSS[:, grid.rows, grid.columns]
         label_HW, kept = prob_CHW.argmax(0).astype(np.int32), None
         if self.proposer is not None:
-            proposals = self.proposer.propose(np.ascontiguousarray(pixels_SS3[grid.rows, grid.columns]))
+            proposals = self.proposer.propose(np.ascontiguousarray(photo.square[grid.rows, grid.columns]))
             fused = fuse(prob_CHW, proposals, self.config.fusion)
             label_HW, kept = fused.label_HW, fused.kept(proposals)
         found = instances(label_HW, prob_CHW, kept, self.config.instances)
-        boxes = tuple(self._box(item, header, grid, scale) for item in found.items)
+        boxes = tuple(self._box(item, photo.header, grid, photo.scale) for item in found.items)
         food_px = found.dropped_px + sum(item.area_px for item in found.items)
         return Found(boxes=boxes, num_dropped=found.num_too_small + found.num_beyond_max, dropped_share=found.dropped_px / max(1, food_px))
 

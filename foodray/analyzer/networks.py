@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,34 @@ from foodray.storage.bundle import read_bundle
 from foodray.storage.store import Store
 from foodray.tasks import task_of
 from foodray.tasks.base import Rows, Task
+from foodray.tasks.segmentation import SegmentationTask
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkFacts:
+    """What the steps around a network must know of it; small enough to be sent."""
+
+    location: str
+    """Where its bundle was read."""
+    card: Mapping[str, Any]
+    """The bundle's card."""
+    finds: bool
+    """Whether it finds foods in a photo (segmentation); the others read what is in a box."""
+    spec: SampleSpec
+    """How its squares are cut."""
+    columns: frozenset[str]
+    """Names of its prediction columns."""
+    interval_level: float | None
+    """Nominal coverage of the intervals it gives; None where it gives none."""
+    needs_scale: bool
+    """Whether it was trained with the size of the box in mm."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
     """One bundle, ready to run."""
 
+    location: str
     task: Task
     card: Mapping[str, Any]
     spec: SampleSpec
@@ -28,11 +51,19 @@ class Network:
     columns: frozenset[str]
     """Names of the prediction columns."""
 
-    @property
-    def interval_level(self) -> float | None:
-        """Nominal coverage of the intervals it gives; None where it gives none."""
+    @cached_property
+    def facts(self) -> NetworkFacts:
+        """What others must know of it."""
         fitted = getattr(self.task, "calibration", None)
-        return fitted.level if fitted and any("_lo_" in name for name in self.columns) else None
+        return NetworkFacts(
+            location=self.location,
+            card=self.card,
+            finds=isinstance(self.task, SegmentationTask),
+            spec=self.spec,
+            columns=self.columns,
+            interval_level=fitted.level if fitted and any("_lo_" in name for name in self.columns) else None,
+            needs_scale=getattr(self.task.config, "scale_input", "none") == "marker",
+        )
 
     def outputs(self, rows: Rows, batch_size: int) -> Iterator[dict[str, Tensor]]:
         """What the network says of squares (N, P, P, 3), a few at a time."""
@@ -65,7 +96,7 @@ def make_network(location: str, config: AnalyzerConfig, *, quantized: str | None
     example = task.prepare(rows, train=False)
     runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads, quantized=model)
     columns = frozenset(task.predictions(_on_cpu(runtime(example))))
-    return Network(task=task, card=card, spec=spec, runtime=runtime, columns=columns)
+    return Network(location=location, task=task, card=card, spec=spec, runtime=runtime, columns=columns)
 
 
 def _on_cpu(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,241 @@
+"""The answer for one photo as JSON: what the endpoint sends, and what `foodray analyze` reads back into an `Analysis`.
+
+`PhotoReply.of` and `PhotoReply.analysis` are each other's inverse for everything the study tables hold, so a manifest sent through the
+endpoint gives the same tables as archive scoring. Boxes are px of the oriented photo; every amount carries its unit in its name.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from foodray.analyzer.photos import Analysis
+from foodray.corpus.marker import Calibration
+from foodray.corpus.photo import PhotoHeader
+
+AMOUNTS = {"energy_kcal": "energy_{}_kcal", "mass_g": "mass_{}_g", "volume_ml": "volume_{}_ml"}
+"""What a portion may be given as, and the names of the ends of its interval."""
+
+
+class Message(BaseModel):
+    """A part of an answer; unknown fields are refused, so that a misspelt one is not lost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Label(Message):
+    """A class and its probability."""
+
+    class_name: str
+    prob: float = Field(description="calibrated probability, 0 to 1")
+
+
+class Amount(Message):
+    """A number with its interval."""
+
+    value: float
+    lo: float | None = Field(None, description="lower end of the interval; null where the model gives none")
+    hi: float | None = Field(None, description="upper end of the interval")
+    level: float | None = Field(None, description="nominal coverage of the interval, 0 to 1; it was fitted on boxes that people drew")
+
+
+class Portion(Message):
+    """How much of the food there is; what the model does not predict is null."""
+
+    energy_kcal: Amount | None = None
+    mass_g: Amount | None = None
+    volume_ml: Amount | None = None
+
+
+class MaskRle(Message):
+    """A mask as COCO's compressed run-length code."""
+
+    size: tuple[int, int] = Field(description="height and width of the grid that covers the whole photo, coarser than its px")
+    counts: str
+
+
+class Item(Message):
+    """One food item."""
+
+    item_id: str = Field(description="image_id#index")
+    item_index: int = Field(description="place among the items, from 0")
+    given_item_id: str | None = Field(None, description="id of the box as it came with the request")
+    bbox_xywh_px: tuple[float, float, float, float] | None = Field(None, description="box in px of the oriented photo; null for the whole photo")
+    box_source: Literal["manifest", "segmentation", "whole_photo"]
+    detection_score: float | None = Field(None, description="how sure the segmentation is, 0 to 1")
+    mask_class_name: str | None = Field(None, description="class that the segmentation gives the mask")
+    mask_rle: MaskRle | None = Field(None, description="with include=masks")
+    area_px: float | None = None
+    area_cm2: float | None = Field(None, description="area on the table plane; null without a scale")
+    class_id: int | None = None
+    class_name: str | None = None
+    class_prob: float | None = Field(None, description="calibrated probability of class_name, 0 to 1")
+    labels: list[Label] | None = Field(None, description="the most probable classes, in falling order; null where no model names classes so")
+    portion: Portion
+    tags: list[str] | None = None
+    flags: list[str] = []
+    crop_jpeg_base64: str | None = Field(None, description="with include=crops: the box as a JPEG")
+
+
+class Quality(Message):
+    """What is known of the photo as a measurement."""
+
+    marker_found: bool | None = Field(None, description="null where no marker was looked for")
+    px_per_mm: float | None = Field(None, description="scale on the table plane, given or measured")
+    marker_reproj_err_px: float | None = None
+    marker_tilt_deg: float | None = None
+    color_delta_e: float | None = None
+    marker_flags: list[str] = []
+    num_pieces_dropped: int | None = Field(None, description="pieces of food that are no items: too small, or too many")
+    dropped_food_share: float | None = None
+
+
+class Totals(Message):
+    """Sums over the photo's items."""
+
+    energy_kcal: float | None = Field(description="sum of the known energies; null where none is known, 0 where no food was found; not an interval's middle")
+    num_items: int
+    num_items_without_energy: int
+
+
+class Reason(Message):
+    """Why a photo has no items."""
+
+    code: str = Field(description="one of the reason codes of the quarantine table")
+    detail: str
+
+
+class PhotoReply(Message):
+    """What was found in one photo."""
+
+    image_id: str = Field(description="the name given with the request, else the first 16 hex digits of image_sha256")
+    status: Literal["ok", "ok_no_food", "quarantined"]
+    reason: Reason | None = Field(None, description="only with status quarantined")
+    image_sha256: str | None = None
+    num_bytes: int | None = None
+    format: str | None = None
+    width_px: int | None = Field(None, description="after orientation")
+    height_px: int | None = None
+    exif_orientation: int | None = None
+    quality: Quality
+    items: list[Item] | None = Field(None, description="null with status quarantined")
+    totals: Totals | None = None
+    decode_ms: float = 0.0
+    infer_ms: float = 0.0
+
+    @staticmethod
+    def of(analysis: Analysis, *, image_id: str, image_sha256: str | None = None, num_bytes: int | None = None) -> "PhotoReply":
+        """An analysis as a message."""
+        header, marker = analysis.header, analysis.marker
+        seen = {} if marker is None else {"marker_found": marker.marker_found, "marker_reproj_err_px": marker.reproj_err_px, "marker_tilt_deg": marker.tilt_deg}
+        seen |= {} if marker is None else {"color_delta_e": marker.color_delta_e_before, "marker_flags": list(marker.flags)}
+        quality = Quality(
+            px_per_mm=analysis.px_per_mm,
+            num_pieces_dropped=analysis.num_pieces_dropped,
+            dropped_food_share=analysis.dropped_food_share,
+            **seen,  # type: ignore[arg-type]
+        )
+        items = None if analysis.items is None else [_item(values, image_id, index) for index, values in enumerate(analysis.items)]
+        return PhotoReply(
+            image_id=image_id,
+            status=analysis.status,
+            reason=Reason(code=analysis.reason_code, detail=analysis.reason_detail or "") if analysis.reason_code else None,
+            image_sha256=image_sha256,
+            num_bytes=num_bytes,
+            format=header.format if header else None,
+            width_px=header.width_px if header else None,
+            height_px=header.height_px if header else None,
+            exif_orientation=header.exif_orientation if header else None,
+            quality=quality,
+            items=items,
+            totals=None if items is None else totals(items),
+            decode_ms=analysis.decode_ms,
+            infer_ms=analysis.infer_ms,
+        )
+
+    def analysis(self) -> Analysis:
+        """The message as an analysis again; of the marker what the study tables hold."""
+        return Analysis(
+            status=self.status,
+            reason_code=self.reason.code if self.reason else None,
+            reason_detail=self.reason.detail if self.reason else None,
+            header=self._header(),
+            marker=self._marker(),
+            px_per_mm=self.quality.px_per_mm,
+            items=None if self.items is None else [_values(item) for item in self.items],
+            num_pieces_dropped=self.quality.num_pieces_dropped,
+            dropped_food_share=self.quality.dropped_food_share,
+            decode_ms=self.decode_ms,
+            infer_ms=self.infer_ms,
+        )
+
+    def _header(self) -> PhotoHeader | None:
+        if self.format is None:
+            return None
+        size = {"width_px": self.width_px or 0, "height_px": self.height_px or 0, "exif_orientation": self.exif_orientation or 1}
+        return PhotoHeader(format=self.format, num_bytes=self.num_bytes or 0, mode="", **size)
+
+    def _marker(self) -> Calibration | None:
+        seen = self.quality
+        if seen.marker_found is None:
+            return None
+        return Calibration(
+            marker_found=seen.marker_found,
+            reproj_err_px=seen.marker_reproj_err_px,
+            tilt_deg=seen.marker_tilt_deg,
+            color_delta_e_before=seen.color_delta_e,
+            flags=tuple(seen.marker_flags),
+        )
+
+    def without(self, *, top_k: int, masks: bool) -> "PhotoReply":
+        """With the `top_k` most probable classes, and masks only where they are wanted."""
+        if self.items is None:
+            return self
+        items = [item.model_copy(update={"labels": item.labels and item.labels[:top_k], "mask_rle": item.mask_rle if masks else None}) for item in self.items]
+        return self.model_copy(update={"items": items})
+
+
+def totals(items: list[Item]) -> Totals:
+    """The sums over items."""
+    known = [item.portion.energy_kcal.value for item in items if item.portion.energy_kcal is not None]
+    return Totals(energy_kcal=sum(known) if known or not items else None, num_items=len(items), num_items_without_energy=len(items) - len(known))
+
+
+_SAME = ("given_item_id", "box_source", "detection_score", "mask_class_name", "area_px", "area_cm2", "class_id", "class_name", "class_prob", "tags")
+
+
+def _item(values: Mapping[str, Any], image_id: str, index: int) -> Item:
+    box = tuple(values.get(f"bbox_{part}") for part in "xywh")
+    topk = values.get("topk")
+    amounts = {
+        name: Amount(value=values[name], lo=values.get(ends.format("lo")), hi=values.get(ends.format("hi")), level=values.get("interval_level"))
+        for name, ends in AMOUNTS.items()
+        if values.get(name) is not None
+    }
+    return Item(
+        item_id=f"{image_id}#{index}",
+        item_index=index,
+        bbox_xywh_px=None if box[0] is None else box,  # type: ignore[arg-type]
+        mask_rle=MaskRle(**json.loads(values["mask_rle"])) if values.get("mask_rle") else None,
+        labels=None if topk is None else [Label(**pair) for pair in topk],
+        portion=Portion(**amounts),
+        flags=list(values.get("flags") or ()),
+        **{name: values.get(name) for name in _SAME},
+    )
+
+
+def _values(item: Item) -> dict[str, Any]:
+    """An item as the analyzer gives it."""
+    values: dict[str, Any] = {name: getattr(item, name) for name in _SAME if getattr(item, name) is not None}
+    values |= {f"bbox_{part}": item.bbox_xywh_px[place] if item.bbox_xywh_px else None for place, part in enumerate("xywh")}
+    if item.mask_rle is not None:
+        values["mask_rle"] = json.dumps({"size": list(item.mask_rle.size), "counts": item.mask_rle.counts}, separators=(",", ":"))
+    if item.labels is not None:
+        values["topk"] = [label.model_dump() for label in item.labels]
+    for name, ends in AMOUNTS.items():
+        amount: Amount | None = getattr(item.portion, name)
+        if amount is not None:
+            values |= {name: amount.value, "interval_level": amount.level}
+            values |= {ends.format(end): getattr(amount, end) for end in ("lo", "hi") if getattr(amount, end) is not None}
+    return {**values, "flags": list(item.flags)}
