@@ -1,11 +1,15 @@
 """What an analyzer is made of: bundles, how their networks are run, and how foods are found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from foodray.config import digest, to_plain
 from foodray.corpus.photo import PhotoLimits
 from foodray.errors import ConfigError
 from foodray.nn.proposals import ProposerConfig
 from foodray.nn.runtime import RuntimeName
+from foodray.provenance import code_digest
 from foodray.tasks.segmentation.fusion import FusionConfig
 from foodray.tasks.segmentation.instances import InstanceConfig
 
@@ -70,3 +74,13 @@ class AnalyzerConfig:
                 f"threads = {self.threads}, decode_threads = {self.decode_threads} and batch_size = {self.batch_size} must be >= 1, "
                 f"0 <= low_confidence = {self.low_confidence} <= 1"
             )
+
+
+WHERE_AND_HOW_FAST = ("bundles", "quantized", "threads", "decode_threads", "batch_size")
+"""Settings that do not change what is found; the bundles count by their identity."""
+
+
+def identity(config: AnalyzerConfig, bundle_ids: Sequence[str], markers_yaml: str | None, **more: Any) -> str:
+    """Identity of what is computed, 64 hex digits: bundles (card_sha256, in order), code, settings, markers, and what the caller adds."""
+    settings = {name: value for name, value in to_plain(config).items() if name not in WHERE_AND_HOW_FAST}
+    return digest({"bundles": list(bundle_ids), "analyzer": settings, "markers": markers_yaml, "code": code_digest(), **more})

@@ -196,6 +196,50 @@ class PhotoReply(Message):
         return self.model_copy(update={"items": items})
 
 
+class Model(Message):
+    """One network of the endpoint."""
+
+    task: str = Field(description="family: mtl, segmentation …")
+    created_at: str
+    card_sha256: str = Field(description="identity of the bundle")
+    weights_sha256: str
+    target: str | None = Field(None, description="what the portion is given as")
+    labels: list[str]
+    metrics: dict[str, Any] | None = Field(None, description="as measured on its test split when it was trained")
+    data: dict[str, Any] | None = Field(None, description="what it was trained on")
+    calibration: dict[str, Any] | None = None
+
+
+class Versions(Message):
+    """What made an answer: the same words as the lineage columns of the study tables."""
+
+    model_id: str
+    model_sha256: str
+    code_version: str
+    config_sha256: str = Field(description="identity of models, code, settings and markers; equal to that of archive scoring with the same")
+
+
+class ModelsReply(Message):
+    """The models behind the endpoint."""
+
+    models: list[Model]
+    versions: Versions
+    runtime: str
+    device: str
+    markers: list[str] = Field(description="ids of the markers that can be looked for")
+    markers_sha256: str | None = Field(None, description="SHA-256 of the endpoint's markers.yaml; null without one")
+    analyzer: dict[str, Any] = Field(description="the analyzer's settings, without locations")
+
+
+class AnalyzeReply(Message):
+    """The answer to one request."""
+
+    request_id: str
+    photos: list[PhotoReply] = Field(description="in the order of the request")
+    versions: Versions
+    analysis_ids: list[str] | None = Field(None, description="with keep: where each photo's analysis was kept, in order")
+
+
 def totals(items: list[Item]) -> Totals:
     """The sums over items."""
     known = [item.portion.energy_kcal.value for item in items if item.portion.energy_kcal is not None]

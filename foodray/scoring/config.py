@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from foodray.analyzer import AnalyzerConfig
-from foodray.config import check_folder_name, digest, to_plain
+from foodray.analyzer.config import identity
+from foodray.config import check_folder_name
 from foodray.errors import ConfigError
-from foodray.provenance import code_digest
 from foodray.scoring.schema import TABLES_VERSION
 
 Retry = Literal["timeouts", "all", "none"]
@@ -55,15 +55,9 @@ class ScoreConfig:
             raise ConfigError(f"use_gpu = {self.use_gpu} and analyzer.device = {self.analyzer.device!r} contradict each other; set both for a GPU")
 
 
-WHERE_AND_HOW_FAST = ("bundles", "quantized", "threads", "decode_threads", "batch_size")
-"""Settings of the analyzer that do not change what is found; the bundles count by their identity."""
-
-
 def fingerprint(config: ScoreConfig, bundle_ids: Sequence[str], markers_yaml: str | None) -> str:
-    """Identity of what is computed, 64 hex digits: bundles, code, analyzer settings, markers and schema.
+    """Identity of what is computed, 64 hex digits: the analyzer's and the schema's.
 
     Not of the manifest: a manifest that grew continues the run.
     """
-    analyzer = {name: value for name, value in to_plain(config.analyzer).items() if name not in WHERE_AND_HOW_FAST}
-    whole: dict[str, Any] = {"bundles": list(bundle_ids), "analyzer": analyzer, "markers": markers_yaml, "code": code_digest(), "tables": TABLES_VERSION}
-    return digest(whole)
+    return identity(config.analyzer, bundle_ids, markers_yaml, tables=TABLES_VERSION)
