@@ -13,6 +13,7 @@ FoodrayError
 ├── ScoringError      the books of a scoring run do not balance, or its tables are not what they must be
 │   ├── RunningError     another submission scores the same run at this moment
 │   └── QuarantineError  more photos are in quarantine than the study allows
+├── RequestError      the endpoint refuses a request; carries the stable code (`foodray.serving.problems`, where HTTP is known)
 └── ClusterError      the cluster cannot run what was asked: resources, shared storage, workers
 """
 

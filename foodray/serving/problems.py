@@ -14,6 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from foodray.errors import FoodrayError
+
 log = logging.getLogger(__name__)
 
 PROBLEMS: dict[str, tuple[int, str]] = {
