@@ -1,6 +1,6 @@
 """Everything the endpoint refuses, as problem+json (RFC 9457) with a stable `code`; a client may rely on the codes, not on the words.
 
-A handler raises `Problem`; whatever else it raises becomes `internal_error` without a word of it in the answer. The log has the
+A handler raises `RequestError`; whatever else it raises becomes `internal_error` without a word of it in the answer. The log has the
 traceback beside the request id that the answer carries.
 """
 
@@ -61,7 +61,7 @@ OF_REASON = {
 """The problem of a photo that was refused; every other reason is `undecodable`."""
 
 
-class Problem(Exception):
+class RequestError(FoodrayError):
     """A request that is refused. `extra` is added to the answer, `headers` to its headers."""
 
     def __init__(self, code: str, detail: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None, **extra: Any) -> None:
@@ -72,9 +72,9 @@ class Problem(Exception):
         super().__init__(f"{code}: {detail}")
 
     @staticmethod
-    def of_reason(reason: str, detail: str, **extra: Any) -> "Problem":
+    def of_reason(reason: str, detail: str, **extra: Any) -> "RequestError":
         """The problem of a photo that was refused with a reason code."""
-        return Problem(OF_REASON.get(reason, "undecodable"), detail, reason=reason, **extra)
+        return RequestError(OF_REASON.get(reason, "undecodable"), detail, reason=reason, **extra)
 
     def response(self, request: Request) -> JSONResponse:
         """The answer."""
@@ -84,7 +84,7 @@ class Problem(Exception):
 
 
 async def _problem(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Problem)
+    assert isinstance(error, RequestError)
     return error.response(request)
 
 
@@ -92,23 +92,23 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return Problem("invalid_option", f"{where or 'body'}: {first['msg']}").response(request)
+    return RequestError("invalid_option", f"{where or 'body'}: {first['msg']}").response(request)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
-    return Problem(code, str(error.detail), headers=error.headers).response(request)
+    return RequestError(code, str(error.detail), headers=error.headers).response(request)
 
 
 async def _internal(request: Request, error: Exception) -> JSONResponse:
     log.error("request %s failed", getattr(request.state, "request_id", None), exc_info=error)
-    return Problem("internal_error", "the log has the details beside the request id").response(request)
+    return RequestError("internal_error", "the log has the details beside the request id").response(request)
 
 
 def install(app: FastAPI) -> None:
     """Make every error of an application a problem."""
-    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _internal)

@@ -15,7 +15,7 @@ from foodray.analyzer.networks import NetworkFacts
 from foodray.serving.access import Key, KeyRing, Scope
 from foodray.serving.config import ServeConfig
 from foodray.serving.jobs import Jobs
-from foodray.serving.problems import Problem
+from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Reviews
 
 
@@ -27,7 +27,7 @@ class Graph(Protocol):
         ...
 
     async def analyze(self, photo: PhotoInput) -> Analysis:
-        """One photo; raises `Problem` (overloaded, timeout) when it cannot be done now."""
+        """One photo; raises `RequestError` (overloaded, timeout) when it cannot be done now."""
         ...
 
 
@@ -60,7 +60,7 @@ def service_of(request: Request) -> Service:
 
 
 def allowed(scope: Scope) -> Callable[[Request], Awaitable[Key]]:
-    """A dependency: the key of the request, if it has the scope and its rate allows; raises `Problem`."""
+    """A dependency: the key of the request, if it has the scope and its rate allows; raises `RequestError`."""
 
     async def check(request: Request) -> Key:
         service = service_of(request)
@@ -69,9 +69,11 @@ def allowed(scope: Scope) -> Callable[[Request], Awaitable[Key]]:
         limits = service.config.http
         wait = await service.limiter.take(key.key_id, key.requests_per_minute or limits.requests_per_minute, limits.burst)
         if wait:
-            raise Problem("rate_limited", f"this key may send {key.requests_per_minute or limits.requests_per_minute:g} requests a minute", retry_after_s=wait)
+            raise RequestError(
+                "rate_limited", f"this key may send {key.requests_per_minute or limits.requests_per_minute:g} requests a minute", retry_after_s=wait
+            )
         if not key.may(scope):
-            raise Problem("forbidden", f"the key needs the scope {scope!r}")
+            raise RequestError("forbidden", f"the key needs the scope {scope!r}")
         return key
 
     return check
