@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 LOGICAL_CPUS = 4  # Ray Data's stages and the training workers wait for each other for ever when there are too few
 
 
-def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (a submitted job has one), or start a private one on this machine."""
+def connect(*, dashboard: bool = False) -> None:
+    """Join the cluster of RAY_ADDRESS (a submitted job has one), or start a private one on this machine, with its dashboard if asked."""
     # The controller asks its workers for news every 2 s by default, and a report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     if ray.is_initialized():
@@ -24,7 +24,7 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
     else:
-        ray.init(address="local", num_cpus=max(LOGICAL_CPUS, (os.cpu_count() or 1) + 2), include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=max(LOGICAL_CPUS, (os.cpu_count() or 1) + 2), include_dashboard=dashboard, log_to_driver=False)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     log.info("Ray %s on %d node%s, %s", ray.__version__, len(nodes), "" if len(nodes) == 1 else "s", _resources())
 

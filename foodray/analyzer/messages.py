@@ -5,14 +5,20 @@ endpoint gives the same tables as archive scoring. Boxes are px of the oriented 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from foodray import __version__
+from foodray.analyzer.config import AnalyzerConfig, identity
+from foodray.analyzer.networks import NetworkFacts
 from foodray.analyzer.photos import Analysis
-from foodray.corpus.marker import Calibration
+from foodray.config import to_plain, without_nan
+from foodray.corpus.hashing import sha256_hex
+from foodray.corpus.marker import Calibration, read_markers
 from foodray.corpus.photo import PhotoHeader
+from foodray.provenance import code_digest
 
 AMOUNTS = {"energy_kcal": "energy_{}_kcal", "mass_g": "mass_{}_g", "volume_ml": "volume_{}_ml"}
 """What a portion may be given as, and the names of the ends of its interval."""
@@ -216,7 +222,18 @@ class Versions(Message):
     model_id: str
     model_sha256: str
     code_version: str
-    config_sha256: str = Field(description="identity of models, code, settings and markers; equal to that of archive scoring with the same")
+    config_sha256: str = Field(description="identity of models, code, settings and markers: the same for the same answers")
+
+    @staticmethod
+    def of(config: AnalyzerConfig, networks: Sequence[NetworkFacts], markers_yaml: str | None) -> "Versions":
+        """Of an analyzer."""
+        cards = [facts.card for facts in networks]
+        return Versions(
+            model_id="+".join(f"{card['task']}-{str(card['card_sha256'])[:8]}" for card in cards),
+            model_sha256="+".join(str(card["weights_sha256"]) for card in cards),
+            code_version=f"{__version__}+{code_digest()[:12]}",
+            config_sha256=identity(config, [str(card["card_sha256"]) for card in cards], markers_yaml),
+        )
 
 
 class ModelsReply(Message):
@@ -229,6 +246,27 @@ class ModelsReply(Message):
     markers: list[str] = Field(description="ids of the markers that can be looked for")
     markers_sha256: str | None = Field(None, description="SHA-256 of the endpoint's markers.yaml; null without one")
     analyzer: dict[str, Any] = Field(description="the analyzer's settings, without locations")
+
+    @staticmethod
+    def of(config: AnalyzerConfig, networks: Sequence[NetworkFacts], markers_yaml: str | None) -> "ModelsReply":
+        """Of an analyzer."""
+        return ModelsReply(
+            models=[_model(facts) for facts in networks],
+            versions=Versions.of(config, networks, markers_yaml),
+            runtime=config.runtime,
+            device=config.device,
+            markers=sorted(read_markers(markers_yaml)) if markers_yaml else [],
+            markers_sha256=sha256_hex(markers_yaml.encode()) if markers_yaml else None,
+            analyzer={name: value for name, value in to_plain(config).items() if name not in ("bundles", "quantized")},
+        )
+
+
+def _model(facts: NetworkFacts) -> Model:
+    card = facts.card
+    named = {name: card[name] for name in ("task", "created_at", "card_sha256", "weights_sha256")}
+    state = without_nan(card.get("state") or {})
+    about = {name: without_nan(card.get(name)) for name in ("metrics", "data")}
+    return Model(**named, **about, target=card["config"].get("target"), labels=list(state.get("labels") or ()), calibration=state.get("calibration"))
 
 
 class AnalyzeReply(Message):

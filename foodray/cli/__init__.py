@@ -58,6 +58,11 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["score"]:
         score(arguments[1:])
         return
+    if arguments[:1] == ["serve"]:
+        from foodray.cli.serve import serve
+
+        serve(arguments[1:])
+        return
     commands: dict[str, Any] = {
         "demo": demo,
         "sample": sample,
@@ -68,6 +73,7 @@ def _dispatch(arguments: list[str]) -> None:
         "show": show,
         "score": score_help,
         "diff": diff,
+        "serve": serve_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
@@ -285,6 +291,10 @@ _SCORE_HELP = """Score every photo of a study's manifest and write the study tab
 
 Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again scores only what is missing; other bundles,
 settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined."""
+
+
+def serve_help() -> None:
+    """Serve photos over HTTP: foodray serve --help."""
 
 
 def diff(run_a: RunAArg, run_b: RunBArg, out: str | None = None) -> None:

@@ -56,7 +56,7 @@ class GraphConfig:
 
     ingress: ReplicaConfig = field(default_factory=lambda: ReplicaConfig(num_cpus=0.2, max_ongoing=64, target_ongoing=32.0))
     """HTTP: keys, limits, messages."""
-    reader: ReplicaConfig = field(default_factory=ReplicaConfig)
+    decoder: ReplicaConfig = field(default_factory=ReplicaConfig)
     """Decoding, marker, cutting; each replica decodes in threads."""
     segmenter: ReplicaConfig = field(default_factory=lambda: ReplicaConfig(max_ongoing=32, target_ongoing=8.0))
     """The network that finds foods, where a bundle of the segmentation family is given."""

@@ -101,14 +101,47 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     return RequestError(code, str(error.detail), headers=error.headers).response(request)
 
 
-async def _internal(request: Request, error: Exception) -> JSONResponse:
+def internal(request: Request, error: Exception) -> JSONResponse:
+    """The answer to an error of our own; its traceback goes to the log."""
     log.error("request %s failed", getattr(request.state, "request_id", None), exc_info=error)
     return RequestError("internal_error", "the log has the details beside the request id").response(request)
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of an application a problem."""
+    """Make every refusal of an application a problem."""
     app.add_exception_handler(RequestError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _internal)
+
+
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "RFC 9457, with a stable code",
+    "required": ["type", "title", "status", "code", "detail", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string", "enum": list(PROBLEMS)},
+        "detail": {"type": "string"},
+        "request_id": {"type": ["string", "null"]},
+        "reason": {"type": "string", "description": "of a photo that was refused: the reason code of the quarantine table"},
+    },
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Add problems and keys to the OpenAPI description, which FastAPI makes when it is first asked for."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = made()
+        parts = described.setdefault("components", {})
+        parts.setdefault("schemas", {})["Problem"] = _SCHEMA
+        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "made with `foodray keys add`"}}
+        for path, operations in described["paths"].items():
+            for operation in operations.values() if path.startswith("/v1/") else ():
+                operation["security"] = [{"key": []}]
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]

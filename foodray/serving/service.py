@@ -11,7 +11,7 @@ from typing import Protocol
 from fastapi import Request
 
 from foodray.analyzer import Analysis, PhotoInput
-from foodray.analyzer.networks import NetworkFacts
+from foodray.analyzer.messages import ModelsReply, Versions
 from foodray.serving.access import Key, KeyRing, Scope
 from foodray.serving.config import ServeConfig
 from foodray.serving.jobs import Jobs
@@ -19,15 +19,23 @@ from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Reviews
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the graph says of a photo, and what said it."""
+
+    analysis: Analysis
+    versions: Versions
+
+
 class Graph(Protocol):
     """Where photos are analysed: in this process, or in the deployments behind it."""
 
-    async def facts(self) -> tuple[NetworkFacts, ...]:
-        """The networks, in the order of the bundles."""
+    async def models(self) -> ModelsReply:
+        """The models as they are now; raises `RequestError` (not_ready) before there are any."""
         ...
 
-    async def analyze(self, photo: PhotoInput) -> Analysis:
-        """One photo; raises `RequestError` (overloaded, timeout) when it cannot be done now."""
+    async def analyze(self, photo: PhotoInput) -> Answer:
+        """One photo; raises `RequestError` (overloaded, not_ready) when it cannot be done now."""
         ...
 
 

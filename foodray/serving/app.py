@@ -1,0 +1,95 @@
+"""The builder of the application: a `ServeConfig` in, deployments out.
+
+    serve run foodray.serving.app:build analyzer='{"bundles": […]}' …
+    serve deploy infra/serve.yaml            # the same with a file; import_path: foodray.serving.app:build
+
+Unknown settings are refused by name, here: Serve itself would ignore them.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from foodray.config import from_plain
+from foodray.corpus.marker import read_markers
+from foodray.errors import ConfigError
+from foodray.serving.access import ring_or_refuse
+from foodray.serving.config import ReplicaConfig, ServeConfig
+from foodray.serving.graph import Decoder, Gate, Ingress, Recogniser, Segmenter, read_text
+from foodray.storage.bundle import read_bundle
+from foodray.storage.store import Store
+from foodray.tasks import task_of
+from foodray.tasks.segmentation import SegmentationTask
+
+
+class ServeArgs(BaseModel):
+    """The `args` of the application in a Serve config file: the settings of `ServeConfig`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def config(self) -> ServeConfig:
+        """The settings, checked; raises `ConfigError` for one that is unknown or impossible."""
+        return from_plain(ServeConfig, self.model_extra or {})
+
+
+def build(args: ServeArgs) -> Application:
+    """The application of a config file; raises a `FoodrayError` before anything starts where it can."""
+    return application(args.config())
+
+
+def application(config: ServeConfig) -> Application:
+    """The graph for a config. Bundles, markers and keys are read and verified here first."""
+    config = with_full_locations(config)
+    ring_or_refuse(config.keys)
+    if config.markers:
+        read_markers(read_text(config.markers))
+    networks = [_network(config, place) for place in range(len(config.analyzer.bundles))]
+    decoder = Decoder.options(**_spread(config.graph.decoder)).bind(config.analyzer, config.markers, networks)
+    gate = Gate.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256).bind()
+    busy = BackpressureConfig(status_code=503, retry_after_s=2)
+    return Ingress.options(**_spread(config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
+
+
+def with_full_locations(config: ServeConfig) -> ServeConfig:
+    """The config with every location absolute: replicas run in folders of their own."""
+    full = {name: tuple(Store(place).root for place in getattr(config.analyzer, name)) for name in ("bundles", "quantized")}
+    places = {name: Store(place).root if (place := getattr(config, name)) else "" for name in ("markers", "keys", "reviews")}
+    roots = tuple(Store(root).root for root in config.http.photo_roots)
+    studies = tuple(Store(root).root for root in config.jobs.study_roots)
+    jobs = replace(config.jobs, results=Store(config.jobs.results).root if config.jobs.results else "", study_roots=studies)
+    return replace(config, analyzer=replace(config.analyzer, **full), http=replace(config.http, photo_roots=roots), jobs=jobs, **places)  # type: ignore[arg-type]
+
+
+def _network(config: ServeConfig, place: int) -> DeploymentHandle:
+    """The deployment of a bundle, by its place."""
+    location = config.analyzer.bundles[place]
+    finds = isinstance(task_of(read_bundle(location).card), SegmentationTask)
+    quantized = config.analyzer.quantized[place] if config.analyzer.quantized else None
+    spread = config.graph.segmenter if finds else config.graph.recogniser
+    kind, name = (Segmenter, "Segmenter") if finds else (Recogniser, f"Recogniser{place + 1}")
+    if config.analyzer.runtime == "openvino_int8" and quantized is None:
+        raise ConfigError("runtime = 'openvino_int8' needs analyzer.quantized: the folders runtime/0, runtime/1 … of a scoring run with that runtime")
+    return kind.options(name=name, **_spread(spread)).bind(location, config.analyzer, config.graph.batch, quantized)
+
+
+def _spread(replicas: ReplicaConfig) -> dict[str, Any]:
+    """Serve's options for a deployment."""
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "max_ongoing_requests": replicas.max_ongoing,
+        "max_queued_requests": replicas.max_queued,
+    }
+    if replicas.max_replicas == replicas.min_replicas:
+        return {**options, "num_replicas": replicas.min_replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=replicas.min_replicas,
+        max_replicas=replicas.max_replicas,
+        target_ongoing_requests=replicas.target_ongoing,
+        upscale_delay_s=replicas.upscale_delay_s,
+        downscale_delay_s=replicas.downscale_delay_s,
+    )
+    return {**options, "autoscaling_config": scaling}
