@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from tyro.conf import Positional
 
+from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_plan, print_progress, print_run, print_scored, print_scoring
 from foodray.config import nearest
 from foodray.errors import ConfigError, FoodrayError, QuarantineError
@@ -58,6 +59,9 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["score"]:
         score(arguments[1:])
         return
+    if arguments[:1] == ["keys"]:
+        keys(arguments[1:])
+        return
     commands: dict[str, Any] = {
         "demo": demo,
         "sample": sample,
@@ -68,6 +72,7 @@ def _dispatch(arguments: list[str]) -> None:
         "show": show,
         "score": score_help,
         "diff": diff,
+        "keys": keys_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
