@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from tyro.conf import Positional
 
+from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_plan, print_progress, print_run, print_scored, print_scoring
+from foodray.cli.serve import serve, serve_help
 from foodray.config import nearest
 from foodray.errors import ConfigError, FoodrayError, QuarantineError
 
@@ -55,13 +57,8 @@ def _dispatch(arguments: list[str]) -> None:
         return
     if arguments[:1] == ["train"] and family not in ("-h", "--help"):
         raise ConfigError(f"foodray train {family!r}: name a family; {nearest(family, TRAIN)}; its settings: foodray train mtl --help")
-    if arguments[:1] == ["score"]:
-        score(arguments[1:])
-        return
-    if arguments[:1] == ["serve"]:
-        from foodray.cli.serve import serve
-
-        serve(arguments[1:])
+    if arguments and arguments[0] in WITH_SETTINGS:
+        WITH_SETTINGS[arguments[0]](arguments[1:])
         return
     commands: dict[str, Any] = {
         "demo": demo,
@@ -74,6 +71,7 @@ def _dispatch(arguments: list[str]) -> None:
         "score": score_help,
         "diff": diff,
         "serve": serve_help,
+        "keys": keys_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
@@ -287,14 +285,12 @@ def score(arguments: list[str]) -> None:
     print_scored(score_archive(config, progress=print_scoring))
 
 
+WITH_SETTINGS = {"score": score, "serve": serve, "keys": keys}
+"""Commands that parse their own settings."""
 _SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
 
 Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again scores only what is missing; other bundles,
 settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined."""
-
-
-def serve_help() -> None:
-    """Serve photos over HTTP: foodray serve --help."""
 
 
 def diff(run_a: RunAArg, run_b: RunBArg, out: str | None = None) -> None:

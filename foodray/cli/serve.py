@@ -13,6 +13,10 @@ Joins the cluster of RAY_ADDRESS, where the endpoint goes on when this command e
 `serve deploy infra/serve.yaml` does the same from a file. Keys: foodray keys add FOLDER --name NAME --scopes analyze review."""
 
 
+def serve_help() -> None:
+    """Serve photos over HTTP: foodray serve --help."""
+
+
 def serve(arguments: list[str]) -> None:
     """Start the endpoint and stay until Ctrl-C."""
     from foodray.analyzer import AnalyzerConfig

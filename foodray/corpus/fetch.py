@@ -6,6 +6,8 @@ In: a store and a key. Out: bytes, or a `PhotoError` whose reason goes into the 
 import logging
 import random
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from foodray.corpus.hashing import sha256_hex
 from foodray.corpus.photo import PhotoLimits
@@ -13,6 +15,7 @@ from foodray.errors import PhotoError, StorageError
 from foodray.storage.store import Store
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 ATTEMPTS = 4
 FIRST_WAIT_S = 0.5  # doubled after each attempt, and spread so that workers do not come back together
 
@@ -23,12 +26,17 @@ def fetch_photo(store: Store, uri: str, limits: PhotoLimits) -> bytes:
     Raises `PhotoError` with not_found, access_denied, empty, too_large or timeout (the storage kept failing).
     """
     key = uri.removeprefix(store.root + "/")
-    data = _read_patiently(store, key)
-    if not data:
-        raise PhotoError("empty", "the file has no bytes")
-    if len(data) > limits.max_bytes:
-        raise PhotoError("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    data = _patiently(lambda: store.read(key))
+    _check_size(len(data), limits)
     return data
+
+
+def photo_size(store: Store, uri: str, limits: PhotoLimits) -> int:
+    """The size in bytes of what `fetch_photo` would read, for photos that strangers name; raises as that does, before anything is read."""
+    key = uri.removeprefix(store.root + "/")
+    size = _patiently(lambda: store.size(key))
+    _check_size(size, limits)
+    return size
 
 
 def checked_sha256(data: bytes, expected: str | None) -> str:
@@ -39,10 +47,17 @@ def checked_sha256(data: bytes, expected: str | None) -> str:
     return found
 
 
-def _read_patiently(store: Store, key: str) -> bytes:
+def _check_size(num_bytes: int, limits: PhotoLimits) -> None:
+    if not num_bytes:
+        raise PhotoError("empty", "the file has no bytes")
+    if num_bytes > limits.max_bytes:
+        raise PhotoError("too_large", f"{num_bytes} bytes, the limit is {limits.max_bytes}")
+
+
+def _patiently(call: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return store.read(key)
+            return call()
         except FileNotFoundError as error:
             raise PhotoError("not_found", "nothing is stored at the photo's location") from error
         except PermissionError as error:

@@ -86,6 +86,9 @@ class HttpConfig:
     def __post_init__(self) -> None:
         if min(self.max_body_bytes, self.max_photos, self.burst) < 1 or min(self.timeout_s, self.requests_per_minute) <= 0:
             raise ConfigError("max_body_bytes, max_photos, burst, timeout_s and requests_per_minute must be positive")
+        for root in self.photo_roots:
+            if not root.removeprefix("s3:").strip("/") or ("://" in root and not root.startswith("s3://")):
+                raise ConfigError(f"photo_roots: {root!r} must be a folder below / or s3://bucket/prefix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ class ServeConfig:
     markers: str = ""
     """markers.yaml of the study, local or s3://."""
     keys: str = ""
-    """File of API keys (`foodray keys add`), local or s3://. Without it the endpoint does not start, unless FOODRAY_INSECURE_NO_AUTH=1."""
+    """Folder of API keys (`foodray keys add`), local or s3://. Without it the endpoint does not start, unless FOODRAY_INSECURE_NO_AUTH=1."""
     reviews: str = ""
     """Folder for analyses that a client asks to keep and for their corrections, local or s3://; empty: nothing is kept."""
     http: HttpConfig = field(default_factory=HttpConfig)

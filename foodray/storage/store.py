@@ -87,6 +87,20 @@ class Store:
         except Exception as error:
             raise StorageError(f"cannot read {self.uri(key)}: {type(error).__name__}: {error}") from error
 
+    def size(self, key: str) -> int:
+        """The size in bytes of a file, without reading it; raises as `read` does. What is no plain file (a folder, a pipe) is missing."""
+        try:
+            about = self._fs.info(self.uri(key))
+        except (FileNotFoundError, PermissionError):
+            raise
+        except NotADirectoryError as error:
+            raise FileNotFoundError(self.uri(key)) from error
+        except Exception as error:
+            raise StorageError(f"cannot look at {self.uri(key)}: {type(error).__name__}: {error}") from error
+        if about["type"] != "file":
+            raise FileNotFoundError(self.uri(key))
+        return int(about["size"])
+
     def write(self, key: str, data: bytes, *, replace: bool = False) -> str:
         """Write a whole file and return its location; raises `ExistsError` unless `replace`."""
         target = self.uri(key)
