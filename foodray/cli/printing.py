@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foodray.scoring.archive import Scored
     from foodray.scoring.plan import Plan
-    from foodray.scoring.run import Scored
     from foodray.training.run import Run
 
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foodray.corpus.manifest import Study, withdrawn_ids
+from foodray.scoring.blocks import JOB_SCHEMA, PART_SCHEMA
 from foodray.scoring.config import Retry
-from foodray.scoring.scorer import JOB_SCHEMA, PART_SCHEMA
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes, read_parquet
 

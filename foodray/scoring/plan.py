@@ -8,15 +8,18 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from foodray.analyzer import Analyzer
 from foodray.corpus.fetch import fetch_photo
+from foodray.corpus.marker import Marker
 from foodray.errors import PhotoError, StorageError
+from foodray.scoring.archive import Archive
+from foodray.scoring.blocks import photo_input
 from foodray.scoring.config import ScoreConfig
-from foodray.scoring.run import Archive
-from foodray.scoring.scorer import photo_input
+from foodray.scoring.run import open_with_bundles
 
 PILOT_PHOTOS = 48
 WARM_UP_PHOTOS = 8  # the first calls of a network are slower
@@ -54,10 +57,10 @@ class Plan:
 
 def plan(config: ScoreConfig) -> Plan:
     """Look, measure a pilot, and write nothing. Raises what `score` would raise before it starts."""
-    archive = Archive.open(config)
+    archive, markers = open_with_bundles(config)
     left = archive.ledger.left(archive.rows.jobs, retry=config.retry)
     sizes, missing = _sizes(archive, left)
-    formats, rate, timed = _pilot(archive, left)
+    formats, rate, timed = _pilot(config, archive, markers, left)
     workers = config.max_workers or os.cpu_count() or 1
     return Plan(
         run=archive.store.root,
@@ -85,21 +88,21 @@ def _sizes(archive: Archive, left: list[dict[str, Any]]) -> tuple[int | None, in
     return sum(size for size in found if size is not None), found.count(None)
 
 
-def _pilot(archive: Archive, left: list[dict[str, Any]]) -> tuple[dict[str, int], float | None, int]:
+def _pilot(config: ScoreConfig, archive: Archive, markers: Mapping[str, Marker], left: list[dict[str, Any]]) -> tuple[dict[str, int], float | None, int]:
     if not left:
         return {}, None, 0
     drawn = random.Random(0).sample(left, min(len(left), PILOT_PHOTOS + WARM_UP_PHOTOS))
-    config = archive.config.analyzer
-    if config.runtime == "openvino_int8":  # its models are made when the run begins: the pilot is the slower bf16
-        config = replace(config, runtime="openvino_bf16")
-    analyzer = Analyzer.load(config, archive.markers)
+    wanted = config.analyzer
+    if wanted.runtime == "openvino_int8":  # its models are made when the run begins: the pilot is the slower bf16
+        wanted = replace(wanted, runtime="openvino_bf16")
+    analyzer = Analyzer.load(wanted, markers)
     seen: Counter[str] = Counter()
 
     def score(rows: list[dict[str, Any]]) -> None:
         inputs = []
         for row in rows:
             try:
-                inputs.append(photo_input(row, fetch_photo(archive.study.photos, row["image_uri"], archive.config.analyzer.limits)))
+                inputs.append(photo_input(row, fetch_photo(archive.study.photos, row["image_uri"], wanted.limits)))
             except PhotoError as error:
                 seen[error.reason] += 1
         for analysis in analyzer.analyze(inputs):

@@ -18,7 +18,7 @@ from foodray.corpus.fetch import fetch_photo
 from foodray.corpus.marker import Marker
 from foodray.errors import PhotoError, ScoringError
 from foodray.nn.runtime import quantize
-from foodray.scoring.scorer import photo_input
+from foodray.scoring.blocks import photo_input
 from foodray.storage.store import Store
 from foodray.tasks.base import Rows
 from foodray.tasks.segmentation import SegmentationTask

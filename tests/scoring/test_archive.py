@@ -15,14 +15,15 @@ import pytest
 from odd import encoded, make_bundle, odd_files, picture, rewrite_images, write_archive
 
 from foodray.analyzer import AnalyzerConfig
+from foodray.corpus.manifest import load_study
 from foodray.errors import ConfigError, ExistsError, QuarantineError, RunningError, ScoringError
-from foodray.scoring import run as run_module
+from foodray.scoring.archive import Scored
 from foodray.scoring.config import ScoreConfig
 from foodray.scoring.files import read_tables, table_digest
 from foodray.scoring.lease import lease
-from foodray.scoring.ledger import Ledger
+from foodray.scoring.ledger import Ledger, manifest_rows
 from foodray.scoring.plan import plan
-from foodray.scoring.run import Scored, own_error, score
+from foodray.scoring.run import own_error, score
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes, read_parquet
 
@@ -287,7 +288,7 @@ def test_int8_models_are_made_once_and_their_loss_is_told(bundle: str, tmp_path:
 def test_blocks_keep_their_company_whatever_was_lost(tmp_path: Path) -> None:
     """The plan is written down: a photo is always scored with the same others, so the last bits of its numbers are the same."""
     study = write_archive(str(tmp_path / "study"), num_good=20, odd=False)
-    jobs = run_module.manifest_rows(run_module.load_study(study.root)).jobs
+    jobs = manifest_rows(load_study(study.root)).jobs
     ledger = Ledger(Store(str(tmp_path / "run")))
     first = ledger.open_blocks(jobs, retry="timeouts", photos_per_block=8)
     assert [block.num_rows for block in first] == [8, 8, 4]

@@ -16,7 +16,8 @@ from odd import encoded, picture
 
 from foodray.analyzer import AnalyzerConfig
 from foodray.corpus import fetch
-from foodray.scoring.scorer import JOB_SCHEMA, Scorer, ScorerJob
+from foodray.scoring.blocks import JOB_SCHEMA
+from foodray.scoring.scorer import Scorer, ScorerJob
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
