@@ -293,4 +293,6 @@ def _read(response: requests.Response, kind: type[Reply]) -> Reply:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ScoringError(f"{response.url} answers in a form that is not known here ({where}: {first['msg']}); is it of another version of foodray?") from error
+        raise ScoringError(
+            f"{response.url} answers in a form that is not known here ({where}: {first['msg']}); is it of another version of foodray?"
+        ) from error

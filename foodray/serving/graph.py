@@ -313,4 +313,4 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application, made in the replica."""
-        return create_app(self.service)
+        return create_app(self.service, behind_serve=True)

@@ -212,8 +212,8 @@ async def readyz(request: Request) -> State:
 class _Door:
     """Around every request: an id, the headers that every answer has, and a line in the log with its counts."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
-        self.app, self.telemetry = app, telemetry
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, *, behind_serve: bool) -> None:
+        self.app, self.telemetry, self.behind_serve = app, telemetry, behind_serve
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -229,7 +229,8 @@ class _Door:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
+                if request_id != given or not self.behind_serve:  # Serve's proxy has sent it to us, and adds it itself
+                    headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -244,8 +245,8 @@ class _Door:
             self.telemetry.request(scope, request_id, status, time.perf_counter() - started)
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application over a service."""
+def create_app(service: Service, *, behind_serve: bool = False) -> FastAPI:
+    """The application over a service, by itself or behind the proxy of Ray Serve."""
     app = FastAPI(
         title="foodray",
         version=__version__,
@@ -258,6 +259,6 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     for router in (routes, job_routes.router(), review_routes.router(), page_routes.router()):
         app.include_router(router)
-    app.add_middleware(_Door, telemetry=app.state.telemetry)
+    app.add_middleware(_Door, telemetry=app.state.telemetry, behind_serve=behind_serve)
     problems.describe(app)
     return app

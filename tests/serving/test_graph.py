@@ -1,0 +1,237 @@
+"""Claims about the graph on Ray Serve, over HTTP on loopback: it answers as the analyzer does, and goes on when parts of it die or are exchanged."""
+
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import requests
+import torch
+from odd import encoded, make_bundle, odd_files, picture
+from ray import serve
+from ray.util.state import list_actors
+
+from foodray.analyzer import Analyzer, AnalyzerConfig, GivenBox, PhotoInput
+from foodray.analyzer.messages import AnalyzeReply, PhotoReply
+from foodray.config import to_plain
+from foodray.corpus.hashing import sha256_hex
+from foodray.serving.access import add_key
+from foodray.serving.config import BatchConfig, GraphConfig, HttpConfig, ReplicaConfig, ServeConfig
+from foodray.serving.problems import OF_REASON, PROBLEMS
+from foodray.serving.run import start
+from foodray.storage.bundle import write_bundle
+from foodray.storage.store import Store
+from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+SMALL = ReplicaConfig(num_cpus=0.1, max_queued=256)
+BOXES = ((4.0, 6.0, 36.0, 50.0), (44.0, 6.0, 36.0, 50.0))
+
+
+def segmentation_bundle(folder: Path) -> str:
+    """A network with random weights that sees pieces of two foods everywhere."""
+    torch.manual_seed(0)
+    weights = (1.0, 1.0, 1.0)
+    config = SegmentationConfig(side_px=64)
+    task = SegmentationTask(config=config, labels=("background", "beet", "pea"), class_weights=weights, encoder_class_weights=weights)
+    write_bundle(
+        Store(str(folder)), {"task": task.name, "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {}}, task.network().state_dict()
+    )
+    return str(folder)
+
+
+class Endpoint:
+    """A running endpoint and a key for it."""
+
+    def __init__(self, config: ServeConfig, token: str, slow_token: str, port: int) -> None:
+        self.config, self.token, self.slow_token, self.port = config, token, slow_token, port
+        self.address = f"http://127.0.0.1:{port}"
+
+    def post(self, *photos: bytes, known: list[dict[str, Any]] | None = None, token: str = "", **options: Any) -> requests.Response:
+        """POST /v1/analyze."""
+        files: list[Any] = [("image", ("photo.jpg", photo)) for photo in photos]
+        if known is not None:
+            files.append(("photos", (None, json.dumps(known), "application/json")))
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        return requests.post(f"{self.address}/v1/analyze", files=files, headers=headers, params=options, timeout=120)
+
+    def restart(self, **changes: Any) -> None:
+        """Replace the endpoint by one with other settings."""
+        self.config = replace(self.config, **changes)
+        start(self.config, port=self.port)
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Endpoint]:
+    """Segmentation and recognition as deployments, two ingress replicas and two recognisers."""
+    folder = tmp_path_factory.mktemp("endpoint")
+    keys = str(folder / "keys")
+    token = add_key(keys, "test", ["analyze"])
+    slow = add_key(keys, "slow", ["analyze"], requests_per_minute=1.0)
+    analyzer = AnalyzerConfig(bundles=(segmentation_bundle(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
+    twice = replace(SMALL, min_replicas=2, max_replicas=2)
+    graph = GraphConfig(ingress=replace(twice, max_ongoing=64), decoder=SMALL, segmenter=SMALL, recogniser=twice, batch=BatchConfig(max_photos=4, wait_s=0.02))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    config = ServeConfig(analyzer=analyzer, keys=keys, graph=graph, http=HttpConfig(burst=100_000, requests_per_minute=1e6))
+    start(config, port=port)
+    yield Endpoint(config, token, slow, port)
+    serve.shutdown()
+
+
+def close(one: Any, other: Any) -> bool:
+    """Equal, numbers to a thousandth: calls of a network in other company differ in the last bits."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one if name not in ("decode_ms", "infer_ms"))
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    return bool(one == other)
+
+
+def test_answers_over_http_are_those_of_the_analyzer(endpoint: Endpoint) -> None:
+    """With boxes and without, many clients at a time, so that calls of the networks are shared."""
+    photos = [encoded(picture(seed, width=200 + seed, height=150)) for seed in range(12)]
+    boxes = [BOXES if seed % 2 else () for seed in range(12)]
+    analyzer = Analyzer.load(endpoint.config.analyzer)
+    inputs = [
+        PhotoInput(data=data, boxes=tuple(GivenBox(box=box, item_id=f"b{k}") for k, box in enumerate(some))) for data, some in zip(photos, boxes, strict=True)
+    ]
+    known = [
+        [{"image_id": f"photo-{index}", "boxes": [{"item_id": f"b{k}", "bbox_xywh_px": box} for k, box in enumerate(some)]}] for index, some in enumerate(boxes)
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda index: endpoint.post(photos[index], known=known[index], include="masks"), range(12)))
+    sources = Counter[str]()
+    for index, (answer, analysis) in enumerate(zip(answers, analyzer.analyze(inputs), strict=True)):
+        assert answer.status_code == 200, answer.text
+        [found] = AnalyzeReply.model_validate_json(answer.text).photos
+        expected = PhotoReply.of(analysis, image_id=f"photo-{index}", image_sha256=sha256_hex(photos[index]), num_bytes=len(photos[index]))
+        assert close(found.model_dump(mode="json"), expected.model_dump(mode="json"))
+        sources.update(item.box_source for item in found.items or ())
+    assert sources["manifest"] == 12
+    assert sources["segmentation"] > 0
+
+
+def test_every_odd_file_has_its_code_and_the_endpoint_lives_on(endpoint: Endpoint) -> None:
+    for name, (data, end) in odd_files().items():
+        if data is None:
+            continue
+        answer = endpoint.post(data)
+        if end == "ok":
+            assert answer.status_code == 200, (name, answer.text)
+            continue
+        problem = answer.json()
+        assert problem["reason"] == end, (name, problem)
+        assert problem["code"] == OF_REASON.get(end, "undecodable")
+        assert answer.status_code == PROBLEMS[problem["code"]][0]
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert endpoint.post(encoded(picture(1))).status_code == 200
+
+
+def test_of_several_photos_each_has_its_own_end(endpoint: Endpoint) -> None:
+    answer = endpoint.post(encoded(picture(1)), b"no photo", encoded(picture(2)))
+    assert answer.status_code == 200
+    assert [photo["status"] == "quarantined" for photo in answer.json()["photos"]] == [False, True, False]
+    assert answer.json()["photos"][1]["reason"]["code"] == "unidentified"
+
+
+def test_a_limit_holds_over_all_replicas_of_the_ingress(endpoint: Endpoint) -> None:
+    """One request a minute and a burst of four: whichever replica is asked, the fifth has to wait."""
+    endpoint.restart(http=replace(endpoint.config.http, burst=4))
+    answers = [endpoint.post(encoded(picture(1)), token=endpoint.slow_token) for _ in range(8)]
+    assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 4
+    assert answers[-1].json()["code"] == "rate_limited"
+    assert int(answers[-1].headers["Retry-After"]) > 30
+    endpoint.restart(http=replace(endpoint.config.http, burst=100_000))
+
+
+class Load:
+    """Clients that send photos until they are stopped."""
+
+    def __init__(self, endpoint: Endpoint, num: int = 3) -> None:
+        self.statuses, self.versions = Counter[int](), Counter[str]()
+        self.end, photo = threading.Event(), encoded(picture(5))
+
+        def client() -> None:
+            while not self.end.is_set():
+                answer = endpoint.post(photo, known=[{"boxes": [{"bbox_xywh_px": BOXES[0]}]}])
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    self.versions[answer.json()["versions"]["config_sha256"]] += 1
+
+        self.threads = [threading.Thread(target=client) for _ in range(num)]
+
+    def __enter__(self) -> "Load":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def replicas(kind: str) -> list[str]:
+    """Names of the living processes of a deployment."""
+    return [actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")], limit=1000) if f"#{kind}" in (actor.name or "")]
+
+
+@pytest.mark.parametrize("kind", ["Recogniser2", "Decoder"])
+def test_no_request_fails_when_a_replica_dies_under_load(endpoint: Endpoint, kind: str) -> None:
+    with Load(endpoint) as load:
+        _until(lambda: load.statuses[200] > 3)
+        [name, *_] = replicas(kind)
+        ray.kill(ray.get_actor(name, namespace="serve"))
+        before = load.statuses[200]
+        _until(lambda: load.statuses[200] > before + 6)
+    assert set(load.statuses) == {200}
+    assert name not in replicas(kind)
+
+
+def test_a_bundle_is_exchanged_under_load_without_a_failed_request(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Answers before are the old model's, answers after the new one's, and the versions say which."""
+    masks, old = endpoint.config.analyzer.bundles
+    new = make_bundle(tmp_path / "new", seed=1)
+    with Load(endpoint) as load:
+        _until(lambda: load.statuses[200] > 2)
+        endpoint.restart(analyzer=replace(endpoint.config.analyzer, bundles=(masks, new)))
+        before = load.statuses[200]
+        _until(lambda: load.statuses[200] > before + 4)
+    assert set(load.statuses) == {200}
+    assert len(load.versions) == 2
+    headers = {"Authorization": f"Bearer {endpoint.token}"}
+    now = requests.get(f"{endpoint.address}/v1/models", headers=headers, timeout=30).json()
+    assert now["models"][1]["card_sha256"] == json.loads((Path(new) / "bundle.json").read_text())["card_sha256"]
+    endpoint.restart(analyzer=replace(endpoint.config.analyzer, bundles=(masks, old)))
+
+
+def test_overload_is_refused_at_once_with_the_time_to_wait(endpoint: Endpoint) -> None:
+    """One place in the decoder, one to wait: of twelve at once some are answered, the others told to come back."""
+    narrow = replace(SMALL, max_ongoing=1, max_queued=1)
+    endpoint.restart(graph=replace(endpoint.config.graph, ingress=replace(SMALL, max_ongoing=64), decoder=narrow))
+    photo = encoded(picture(7, width=3000, height=2250))
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: endpoint.post(photo), range(12)))
+    assert {answer.status_code for answer in answers} == {200, 503}
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert refused.json()["code"] == "overloaded"
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def _until(reached: Any, limit_s: float = 120.0) -> None:
+    end = time.monotonic() + limit_s
+    while not reached():
+        assert time.monotonic() < end, "the load stands still"
+        time.sleep(0.1)
