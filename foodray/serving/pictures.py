@@ -5,16 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 import simplejpeg
 
-from foodray.corpus.photo import Box, PhotoLimits, crop_squares, decode, decode_for
+from foodray.corpus.photo import Box, PhotoLimits, crop_squares, decode, decode_for, read_header
+from foodray.corpus.resize import resize
 
 REVIEW_PX, CROP_PX = 1600, 256
 JPEG_QUALITY = 90
 
 
 def clean_jpeg(data: bytes, limits: PhotoLimits, side_px: int = REVIEW_PX) -> bytes:
-    """A photo as a JPEG without metadata, upright, at most about `side_px` px long; raises `PhotoError`."""
-    photo = decode(data, limits=limits, cover=side_px)
-    return _encode(photo.rgb)
+    """A photo as a JPEG without metadata, upright, its longest side at most `side_px` px; raises `PhotoError`."""
+    header = read_header(data, limits)
+    share = min(1.0, side_px / max(header.width_px, header.height_px))
+    size = max(1, round(header.width_px * share)), max(1, round(header.height_px * share))
+    pixels = decode(data, limits=limits, cover=size).rgb_HW3
+    return _encode(pixels if pixels.shape[1::-1] == size else resize(pixels, size))
 
 
 def crop_jpegs(data: bytes, boxes: Sequence[Box | None], limits: PhotoLimits) -> list[bytes]:

@@ -132,8 +132,9 @@ def _reviews(request: Request) -> Reviews:
 
 
 async def _labels(request: Request) -> frozenset[str]:
-    facts = await service_of(request).graph.facts()
-    return frozenset(str(label) for network in facts for label in network.card["state"].get("labels", ()))
+    """As /v1/labels has them."""
+    known = await service_of(request).graph.models()
+    return frozenset(label for model in known.models for label in model.labels) - {"background"}
 
 
 async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:

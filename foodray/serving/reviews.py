@@ -5,7 +5,7 @@
     corrections/<id>/<n>.json        the n-th save, from 000000; of two at a time one is refused
     withdrawn/<id>.json              in place of an analysis that was deleted: when, and with which key
 
-An id is the time in ms and 80 random bits in hexadecimal, so ids sort by age and cannot be guessed.
+An id is the time in µs and 72 random bits in hexadecimal, so ids sort by age and cannot be guessed.
 
 A key that is bound to a study keeps analyses for that study and sees no others: for it they do not exist (not_found). A key without a
 study is the operator's and sees all.
@@ -23,12 +23,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-import simplejpeg
 from pydantic import Field
 
 from foodray.analyzer.messages import Message, PhotoReply, Versions
-from foodray.corpus.photo import PhotoLimits, decode, read_header
-from foodray.corpus.resize import resize
 from foodray.serving import review_tables
 from foodray.serving.access import Key
 from foodray.serving.corrections import CorrectionRow, Review, Reviewed, Save, plain_text
@@ -37,8 +34,6 @@ from foodray.storage.store import Store
 
 T = TypeVar("T")
 Order = Literal["newest", "uncertainty"]
-KEPT_SIDE_PX = 1600
-"""Longest side of a kept photo."""
 MOST_SAVES = 1_000
 """Saves of one analysis."""
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -89,9 +84,9 @@ class Reviews:
     store: Store
     _glances: dict[tuple[str, int], _Glance] = field(default_factory=dict, repr=False, compare=False)
 
-    def keep(self, reply: PhotoReply, versions: Versions, photo_jpeg: bytes | None, *, key: Key, request_id: str | None) -> str:
-        """Keep the answer for a photo, and its pixels where given (`clean_jpeg`); returns the new id. Raises `StorageError`."""
-        analysis_id = f"{time.time_ns() // 10**6:012x}{secrets.token_hex(10)}"
+    def keep(self, reply: PhotoReply, versions: Versions, photo_jpeg: bytes | None, key: Key, request_id: str | None) -> str:
+        """Keep the answer for a photo, and its pixels where given (`pictures.clean_jpeg`); returns the new id. Raises `StorageError`."""
+        analysis_id = f"{time.time_ns() // 1_000:014x}{secrets.token_hex(9)}"
         kept = Kept(
             analysis_id=analysis_id,
             created_at=_now(),
@@ -102,7 +97,7 @@ class Reviews:
             photo=reply,
             versions=versions,
         )
-        assert self.store.create(_analysis(analysis_id), kept.model_dump_json().encode()), "80 random bits met twice"
+        assert self.store.create(_analysis(analysis_id), kept.model_dump_json().encode()), "72 random bits met twice"
         if photo_jpeg is not None:
             try:
                 self.store.create(_photo(analysis_id), photo_jpeg)
@@ -273,18 +268,6 @@ class Reviews:
         self._glances.pop((analysis_id, num_saves - 1), None)
         glance = self._glances[analysis_id, num_saves] = _Glance(summary, kept.study, rank)
         return glance
-
-
-def clean_jpeg(data: bytes, limits: PhotoLimits) -> bytes:
-    """A photo's pixels as a new JPEG, upright, its longest side at most 1600 px; of the file nothing else comes along: no EXIF, place, or bytes
-    behind the picture. Raises `PhotoError`."""
-    header = read_header(data, limits)
-    share = min(1.0, KEPT_SIDE_PX / max(header.width_px, header.height_px))
-    size = max(1, round(header.width_px * share)), max(1, round(header.height_px * share))
-    pixels = decode(data, limits=limits, cover=size).rgb_HW3
-    if pixels.shape[1::-1] != size:
-        pixels = resize(pixels, size)
-    return bytes(simplejpeg.encode_jpeg(pixels, quality=88, colorspace="RGB"))
 
 
 def _analysis(analysis_id: str) -> str:

@@ -15,9 +15,10 @@ from review_helpers import LABELS, SIZE, VERSIONS, answer, coarse_mask, item, ke
 from foodray.corpus.masks import rasterise, resize_labels
 from foodray.corpus.photo import PhotoLimits, read_header
 from foodray.errors import PhotoError
+from foodray.serving.pictures import clean_jpeg
 from foodray.serving.problems import RequestError
 from foodray.serving.review_tables import photo_rle
-from foodray.serving.reviews import Reviews, clean_jpeg
+from foodray.serving.reviews import Reviews
 from foodray.storage.store import Store
 
 KEY = key()
@@ -36,7 +37,7 @@ def local(tmp_path: Path) -> Reviews:
 
 
 def keep(reviews: Reviews, reply: Any = None, photo: bytes | None = None, who: Any = KEY) -> str:
-    return reviews.keep(reply or answer(), VERSIONS, photo, key=who, request_id="r-1")
+    return reviews.keep(reply or answer(), VERSIONS, photo, who, "r-1")
 
 
 def correct(reviews: Reviews, analysis_id: str, *corrections: dict[str, Any], **how: Any) -> Any:
