@@ -58,6 +58,11 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["score"]:
         score(arguments[1:])
         return
+    if arguments[:1] == ["analyze"]:
+        from foodray.cli.analyze import analyze
+
+        analyze(arguments[1:])
+        return
     if arguments[:1] == ["serve"]:
         from foodray.cli.serve import serve
 
@@ -73,6 +78,7 @@ def _dispatch(arguments: list[str]) -> None:
         "show": show,
         "score": score_help,
         "diff": diff,
+        "analyze": analyze_help,
         "serve": serve_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
@@ -268,6 +274,7 @@ def score_help() -> None:
 def score(arguments: list[str]) -> None:
     """Score a whole archive, or with --plan tell what that would take."""
     from foodray.analyzer import AnalyzerConfig
+    from foodray.cli.settings import split_config
     from foodray.scoring.config import ScoreConfig
     from foodray.scoring.plan import plan
     from foodray.scoring.run import score as score_archive
@@ -279,7 +286,9 @@ def score(arguments: list[str]) -> None:
         plan: bool = False
         """Only count, measure a pilot and estimate the time; nothing is written."""
 
-    parsed = tyro.cli(Score, args=arguments, prog="foodray score", description=_SCORE_HELP)
+    start, others = split_config(ScoreConfig, arguments)
+    default = {} if start is None else {"default": Score(**vars(start))}
+    parsed = tyro.cli(Score, args=others, prog="foodray score", description=_SCORE_HELP, **default)
     config = ScoreConfig(**{item.name: getattr(parsed, item.name) for item in fields(ScoreConfig)})
     if parsed.plan:
         print_plan(plan(config))
@@ -290,7 +299,12 @@ def score(arguments: list[str]) -> None:
 _SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
 
 Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again scores only what is missing; other bundles,
-settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined."""
+settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined.
+--config FILE reads settings from a JSON file, local or s3://; flags change them."""
+
+
+def analyze_help() -> None:
+    """Send a manifest through a running endpoint: foodray analyze --help."""
 
 
 def serve_help() -> None:

@@ -68,7 +68,11 @@ def _models(endpoint: Endpoint) -> Models:
 def _score_blocks(archive: Archive, endpoint: Endpoint, blocks: list[pa.Table], follower: Follower) -> None:
     config = endpoint.config
     score = BlockScorer(
-        photos=archive.study.photos, parts=archive.ledger.parts, analyzer=endpoint, limits=_limits(endpoint), fetch_threads=min(config.fetch_threads, config.concurrency)
+        photos=archive.study.photos,
+        parts=archive.ledger.parts,
+        analyzer=endpoint,
+        limits=_limits(endpoint),
+        fetch_threads=min(config.fetch_threads, config.concurrency),
     )
     # One block more than its photos on their way need, so that requests go on while another block waits for its last ones.
     num_blocks = 1 + math.ceil(config.concurrency / min(PHOTOS_AT_A_TIME, config.photos_per_block))
