@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from tyro.conf import Positional
 
+from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_plan, print_progress, print_run, print_scored, print_scoring
 from foodray.cli.serve import serve, serve_help
@@ -70,6 +71,7 @@ def _dispatch(arguments: list[str]) -> None:
         "show": show,
         "score": score_help,
         "diff": diff,
+        "analyze": analyze_help,
         "serve": serve_help,
         "keys": keys_help,
     }
@@ -266,6 +268,7 @@ def score_help() -> None:
 def score(arguments: list[str]) -> None:
     """Score a whole archive, or with --plan tell what that would take."""
     from foodray.analyzer import AnalyzerConfig
+    from foodray.cli.settings import split_config
     from foodray.scoring.config import ScoreConfig
     from foodray.scoring.plan import plan
     from foodray.scoring.run import score as score_archive
@@ -277,7 +280,9 @@ def score(arguments: list[str]) -> None:
         plan: bool = False
         """Only count, measure a pilot and estimate the time; nothing is written."""
 
-    parsed = tyro.cli(Score, args=arguments, prog="foodray score", description=_SCORE_HELP)
+    start, others = split_config(ScoreConfig, arguments)
+    default = {} if start is None else {"default": Score(**vars(start))}
+    parsed = tyro.cli(Score, args=others, prog="foodray score", description=_SCORE_HELP, **default)
     config = ScoreConfig(**{item.name: getattr(parsed, item.name) for item in fields(ScoreConfig)})
     if parsed.plan:
         print_plan(plan(config))
@@ -285,12 +290,13 @@ def score(arguments: list[str]) -> None:
     print_scored(score_archive(config, progress=print_scoring))
 
 
-WITH_SETTINGS = {"score": score, "serve": serve, "keys": keys}
+WITH_SETTINGS = {"score": score, "analyze": analyze, "serve": serve, "keys": keys}
 """Commands that parse their own settings."""
 _SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
 
 Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again scores only what is missing; other bundles,
-settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined."""
+settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined.
+--config FILE reads settings from a JSON file, local or s3://; flags change them."""
 
 
 def diff(run_a: RunAArg, run_b: RunBArg, out: str | None = None) -> None:

@@ -31,6 +31,8 @@ from foodray.storage.tables import csv_bytes, parquet_bytes
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".parquet")
+PACKAGE_FILES = tuple(f"images{suffix}" for suffix in SUFFIXES)
+"""Of these a package holds one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,15 @@ def load_study(location: str, *, photos_root: str | None = None, tolerant: bool 
         info=info,
         refused=problems.refused,
     )
+
+
+def package_photos(location: str) -> Store:
+    """Where a package says its photos are, its tables unread; raises `StudyError` and `StorageError`."""
+    store, _ = _package(location)
+    problems = Problems()
+    photos = _photos_store(store, None, _read_info(store, problems), problems)
+    problems.raise_if_any(location)
+    return photos
 
 
 def withdrawn_ids(study: Study) -> list[str | None]:

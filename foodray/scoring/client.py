@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -73,7 +74,11 @@ class Endpoint:
         self._thread, self._sessions = threading.local(), list[requests.Session]()
         self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="endpoint")
         self._stopped, self._told = threading.Event(), 0.0
-        self.models: ModelsReply = self._models(give_up_s=0.0)
+
+    @cached_property
+    def models(self) -> ModelsReply:
+        """The endpoint's models as the run begins."""
+        return self._models(give_up_s=0.0)
 
     @staticmethod
     @contextmanager
@@ -82,6 +87,7 @@ class Endpoint:
         key = _key(config)
         endpoint = Endpoint(config, _address(config, has_key=bool(key)), key)
         try:
+            assert endpoint.models
             yield endpoint
         finally:
             endpoint.stop()
@@ -108,7 +114,7 @@ class Endpoint:
     def _analyze(self, photo: PhotoInput) -> Analysis:
         try:
             response = self._patiently(lambda session: self._post(session, photo), self.config.give_up_s)
-            if (refused := _refusal(response)) is not None:
+            if (refused := _refusal(response, photo)) is not None:
                 return Analysis.refused(refused)
             self._check_status(response)
         except _GivenUpError as last:
@@ -253,13 +259,15 @@ def _reason(response: requests.Response) -> str | None:
     return found if isinstance(found, str) and found in REASON_CODES else None
 
 
-def _refusal(response: requests.Response) -> PhotoError | None:
+def _refusal(response: requests.Response, photo: PhotoInput) -> PhotoError | None:
     """What an answer other than 200 says of the photo, if it is about the photo."""
     if response.status_code == 200:
         return None
     problem, reason = _problem(response), _reason(response)
     if reason is not None:
         return PhotoError(reason, str(problem.get("detail") or reason))
+    if response.status_code == 422 and problem.get("code") == "invalid_option" and photo.boxes:
+        return PhotoError("bad_box", str(problem.get("detail")))  # more boxes than an endpoint takes, or one that is none
     return PhotoError("too_large", "the endpoint takes no body as large") if response.status_code == 413 else None
 
 

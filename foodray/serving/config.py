@@ -101,6 +101,12 @@ class JobsConfig:
     """Folders or s3:// prefixes in which a client's study packages may lie."""
     dashboard: str = ""
     """Address of Ray's dashboard, to which jobs are submitted; by default that of this cluster."""
+    max_open: int = 8
+    """Jobs of one key that have not ended, at most."""
+
+    def __post_init__(self) -> None:
+        if self.max_open < 1:
+            raise ConfigError(f"max_open = {self.max_open} must be >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
