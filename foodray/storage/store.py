@@ -141,6 +141,8 @@ class Store:
         except FileExistsError:
             return False
         except Exception as error:
+            if _was_there(error):
+                return False
             raise StorageError(f"cannot write {target}: {type(error).__name__}: {error}; check that it exists and that this account may write there") from error
 
     def delete(self, key: str) -> None:
@@ -180,3 +182,9 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self.read(key))
         return target
+
+
+def _was_there(error: Exception) -> bool:
+    """Whether an S3 server refused a conditional PUT because of its condition. s3fs knows that by AWS's words, and Ceph sends none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
