@@ -19,7 +19,8 @@ from foodray.corpus.marker import read_markers
 from foodray.errors import ConfigError
 from foodray.serving.access import ring_or_refuse
 from foodray.serving.config import ReplicaConfig, ServeConfig
-from foodray.serving.graph import Decoder, Gate, Ingress, Recogniser, Segmenter, read_text
+from foodray.serving.gate import Gate
+from foodray.serving.graph import Decoder, Ingress, Recogniser, Segmenter, read_text
 from foodray.storage.bundle import read_bundle
 from foodray.storage.store import Store
 from foodray.tasks import task_of

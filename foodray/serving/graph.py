@@ -35,7 +35,6 @@ from foodray.serving.access import KeyRing
 from foodray.serving.config import BatchConfig, ServeConfig
 from foodray.serving.http import create_app
 from foodray.serving.jobs import Jobs
-from foodray.serving.limiter import TokenBuckets
 from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Reviews
 from foodray.serving.service import Answer, Service
@@ -234,18 +233,6 @@ def read_text(location: str) -> str:
 
 
 # ---- The door.
-
-
-@serve.deployment
-class Gate:
-    """Counts requests of keys; one replica, so that a limit holds whatever the number of ingress replicas."""
-
-    def __init__(self) -> None:
-        self.buckets = TokenBuckets()
-
-    def take(self, key_id: str, requests_per_minute: float, burst: int) -> float:
-        """Count one request; 0 when it may go on, else the seconds to wait."""
-        return self.buckets.take(key_id, requests_per_minute, burst)
 
 
 class _RemoteLimiter:

@@ -12,14 +12,16 @@ the same for any number of workers.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from foodray.corpus.samples import SampleSpec
 from foodray.errors import ConfigError
+
+if TYPE_CHECKING:  # torchmetrics takes 3 s of CPU to import, which serving and scoring need not spend
+    from torchmetrics import MetricCollection
 
 Rows = Mapping[str, np.ndarray]
 """Columns of samples as arrays of one length; `pixels` is uint8 (N, P, P, 3)."""
@@ -145,11 +147,11 @@ class Task(ABC):
         """The weight of each term in the total."""
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Fresh metrics; their states add up over ranks."""
 
     @abstractmethod
-    def measure(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+    def measure(self, metrics: "MetricCollection", outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Update the metrics with one batch."""
 
     @abstractmethod
@@ -175,7 +177,7 @@ class Task(ABC):
         """How well what was calibrated holds on the test rows; empty where nothing was."""
         return {}
 
-    def by_class(self, metrics: MetricCollection) -> dict[str, dict[str, float]]:
+    def by_class(self, metrics: "MetricCollection") -> dict[str, dict[str, float]]:
         """What the metrics know of each class, for the table of a finished run; empty where that is nothing."""
         return {}
 

@@ -13,7 +13,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 ECE_BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -63,6 +62,8 @@ def nll(logits_NC: Tensor, class_N: Tensor, temperature: float) -> float:
 
 def ece(logits_NC: Tensor, class_N: Tensor, temperature: float) -> float:
     """Expected calibration error of the top class (L1, 15 bins of equal width)."""
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     probs_NC = (logits_NC.double() / temperature).softmax(1)
     return float(multiclass_calibration_error(probs_NC, class_N, num_classes=logits_NC.shape[1], n_bins=ECE_BINS, norm="l1"))
 
@@ -103,6 +104,8 @@ def day_scores(predicted_N: np.ndarray, truth_N: np.ndarray, weight_N: np.ndarra
 
 def top_class_ece(prob_N: np.ndarray, right_N: np.ndarray) -> float | None:
     """Expected calibration error of top-class probabilities (N,) whose class was right or not (N,); None without any."""
+    from torchmetrics.functional.classification import binary_calibration_error
+
     if not len(prob_N):
         return None
     return float(binary_calibration_error(torch.from_numpy(prob_N.astype(np.float64)), torch.from_numpy(right_N.astype(np.int64)), n_bins=ECE_BINS, norm="l1"))

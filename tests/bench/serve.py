@@ -25,7 +25,6 @@ import ray
 import requests
 import tyro
 from ray import serve
-from ray.util.state import list_actors
 
 from foodray.analyzer import Analyzer, AnalyzerConfig, PhotoInput
 from foodray.cluster import connect
@@ -203,8 +202,8 @@ def _kill(kind: str) -> Callable[[], None]:
     """End one process of a deployment, as the machine's memory killer would."""
 
     def kill() -> None:
-        actors = [actor for actor in list_actors(filters=[("state", "=", "ALIVE")]) if f"#{kind}" in (actor.name or "")]
-        ray.kill(ray.get_actor(actors[0].name, namespace="serve"))
+        names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if f"#{kind}" in actor["name"]]
+        ray.kill(ray.get_actor(names[0], namespace="serve"))
 
     return kill
 

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
-from torchmetrics import MeanAbsoluteError, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.regression import WeightedMeanAbsolutePercentageError
 
 from foodray.config import from_plain, to_plain
 from foodray.corpus.samples import SampleSpec
@@ -18,10 +15,12 @@ from foodray.errors import CorpusError
 from foodray.nn.multitask import MultiTaskNet, MultiTaskShape
 from foodray.tasks.base import Rows, Stage, Task
 from foodray.tasks.calibration import Calibration, coverage, day_scores, ece, fit_temperature, group_quantile, nll, top_class_ece
-from foodray.tasks.metrics import CorrectPortionError, MeanError
 from foodray.tasks.mtl.config import SCALE_POWER, MtlConfig
 from foodray.tasks.mtl.portion import portion_baselines, scale_features
 from foodray.tasks.transform import augment, middle
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,23 +171,13 @@ class MtlTask(Task):
         zero = self.target_mean / self.target_std
         return softplus(value_B + zero) - zero
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Accuracy, MAE, EP at item level, bias, and where both heads are there MAE-correct and MCCR."""
-        config, unit, classes = self.config, self.config.unit, len(self.labels)
-        metrics: dict[str, Any] = {}
-        if config.heads != "portion":
-            metrics["accuracy"] = MulticlassAccuracy(classes, average="micro")
-            metrics["accuracy_macro"] = MulticlassAccuracy(classes, average="macro")
-            metrics["accuracy_top5"] = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
-        if config.heads != "classification":
-            metrics |= {f"mae_{unit}": MeanAbsoluteError(), "ep_item": WeightedMeanAbsolutePercentageError(), f"bias_{unit}": MeanError()}
-        if config.heads == "both":
-            metrics["joint"] = CorrectPortionError(constant=config.mccr_constant)
-        collection = MetricCollection(metrics, compute_groups=False)
-        collection.set_dtype(torch.float64)
-        return collection
+        from foodray.tasks.mtl.metrics import make_metrics
 
-    def measure(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        return make_metrics(self.config, len(self.labels))
+
+    def measure(self, metrics: "MetricCollection", outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Update each metric with the samples whose truth is known."""
         known_B = torch.ones_like(batch["class_id"], dtype=torch.bool)
         if "logits_BC" in outputs:

@@ -6,22 +6,23 @@ Shapes: B batch, C classes with the background, H, W pixels, N points.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
-from torchmetrics import MetricCollection
 
 from foodray.config import from_plain
 from foodray.corpus.samples import SampleSpec
 from foodray.errors import CorpusError
 from foodray.nn.segmentation import Segmenter, body_patterns, sample_labels
 from foodray.tasks.base import Rows, Stage, Task
-from foodray.tasks.metrics import SegmentationScores, class_scores, mean_scores
 from foodray.tasks.segmentation.config import SegmentationConfig
 from foodray.tasks.transform import augment_with_masks, middle, middle_of_masks
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 BACKGROUND = "background"
 PRESENT_SHARE = 0.005
@@ -142,11 +143,15 @@ class SegmentationTask(Task):
     def _weights(self, device: torch.device) -> Tensor:
         return torch.tensor(self.encoder_class_weights if self.phase == "encoder" else self.class_weights, dtype=torch.float32, device=device)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> "MetricCollection":
         """Pixel accuracy, mean accuracy, mean IoU with and without background, food against background."""
+        from torchmetrics import MetricCollection
+
+        from foodray.tasks.metrics import SegmentationScores
+
         return MetricCollection({"scores": SegmentationScores(len(self.labels))})
 
-    def measure(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+    def measure(self, metrics: "MetricCollection", outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Add a batch, each pixel taken for its most probable class."""
         metrics["scores"].update(self._map(outputs, batch["mask"]), batch["mask"].long())
 
@@ -159,8 +164,10 @@ class SegmentationTask(Task):
         """One less mean IoU."""
         return 1 - metrics["miou"]
 
-    def by_class(self, metrics: MetricCollection) -> dict[str, dict[str, float]]:
+    def by_class(self, metrics: "MetricCollection") -> dict[str, dict[str, float]]:
         """IoU, accuracy, precision and number of true px of each class that was seen or predicted."""
+        from foodray.tasks.metrics import SegmentationScores, class_scores
+
         scores = metrics["scores"]
         assert isinstance(scores, SegmentationScores)
         with scores.sync_context():
@@ -240,6 +247,8 @@ def weights_of(px_NC: np.ndarray, rule: str, k: float) -> tuple[float, ...]:
 
 def _constant(index: int, px_C: np.ndarray) -> dict[str, float]:
     """The scores of a prediction that is the same everywhere."""
+    from foodray.tasks.metrics import mean_scores
+
     confusion_CC = torch.zeros((len(px_C), len(px_C)), dtype=torch.int64)
     confusion_CC[:, index] = torch.from_numpy(px_C)
     return {name: float(value) for name, value in mean_scores(confusion_CC).items()}
