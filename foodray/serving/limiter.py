@@ -27,12 +27,13 @@ class TokenBuckets:
         """Take a token: 0.0 when there was one, else the seconds until there is; a refused request takes none."""
         assert min(requests_per_minute, burst) > 0, (requests_per_minute, burst)
         now, period_s = self._clock(), 60.0 / requests_per_minute
-        # Never emptier than empty: a rate that was raised since counts from now on.
+        # Never emptier than empty: a rate that was raised since then counts from now on.
         full_at = min(max(now, self._full_at.get(key_id, now)), now + burst * period_s)
         wait_s = full_at - now - (burst - 1) * period_s
-        if wait_s > _ROUNDING_S:
+        refused = wait_s > _ROUNDING_S
+        self._full_at[key_id] = full_at if refused else full_at + period_s
+        if refused:
             return wait_s
-        self._full_at[key_id] = full_at + period_s
         if len(self._full_at) > self._sweep_above:
             self._full_at = {key: full for key, full in self._full_at.items() if full > now}
             self._sweep_above = max(_SMALLEST_SWEEP, 2 * len(self._full_at))  # so that sweeping costs a constant per request
