@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pickle
 import re
 import uuid
@@ -153,6 +154,25 @@ def test_while_storage_fails_the_keys_known_stay_good_and_the_log_says_so(tmp_pa
     assert ring.check(header(token)).name == "good"
     assert "could not be read again" in caplog.text
     circle.unlink()
+    revoke_key(str(tmp_path), key_id(token))
+    later(ring, clock)
+    assert refused(ring, header(token))[0] == "unauthorized"
+
+
+def test_storage_that_hangs_holds_up_one_request_a_little_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    token = add_key(str(tmp_path), "good", ["analyze"])
+    ring = KeyRing.open(str(tmp_path), clock=clock)
+    pipe = tmp_path / "00000000.json"
+    os.mkfifo(pipe)  # reading it waits for a writer
+    monkeypatch.setattr(KeyRing, "WAIT_S", 0.05)
+    later(ring, clock)
+    assert ring.check(header(token)).name == "good"
+    monkeypatch.setattr(KeyRing, "WAIT_S", 1e6)  # whoever waited now would wait for ever
+    assert ring.check(header(token)).name == "good"
+    pipe.open("wb").close()
+    pipe.unlink()
+    assert ring._done.wait(60)
     revoke_key(str(tmp_path), key_id(token))
     later(ring, clock)
     assert refused(ring, header(token))[0] == "unauthorized"

@@ -1,6 +1,7 @@
 """Claims about rates: a burst, then one request after another, each key for itself, and nothing kept of who is quiet."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -83,6 +84,12 @@ def test_a_bucket_that_is_not_full_is_not_forgotten(buckets: TokenBuckets, clock
         buckets.take(f"key {number}", 600, 60)
         clock.now += 1
     assert buckets.take("a", 0.001, 1) > 0
+
+
+def test_threads_do_not_share_a_token(buckets: TokenBuckets) -> None:
+    with ThreadPoolExecutor(8) as people:
+        waits = list(people.map(lambda _: buckets.take("a", 60, 500), range(2000)))
+    assert waits.count(0.0) == 500
 
 
 def test_one_process_counts_alone(clock: Clock) -> None:
