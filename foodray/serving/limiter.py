@@ -4,6 +4,7 @@ A bucket of `burst` tokens fills at `requests_per_minute`; a request takes one. 
 will be full again (the generic cell rate algorithm of ITU-T I.371), and nothing of one that is full, so memory stays small.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,10 +13,10 @@ _ROUNDING_S = 1e-6
 
 
 class TokenBuckets:
-    """The buckets of all keys. Not for several threads at a time: one event loop or one actor owns it."""
+    """The buckets of all keys. Safe to use from several threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self._clock, self._lock = clock, threading.Lock()
         self._full_at: dict[str, float] = {}
         self._sweep_above = _SMALLEST_SWEEP
 
@@ -26,17 +27,19 @@ class TokenBuckets:
     def take(self, key_id: str, requests_per_minute: float, burst: int) -> float:
         """Take a token: 0.0 when there was one, else the seconds until there is; a refused request takes none."""
         assert min(requests_per_minute, burst) > 0, (requests_per_minute, burst)
-        now, period_s = self._clock(), 60.0 / requests_per_minute
-        # Never emptier than empty: a rate that was raised since counts from now on.
+        with self._lock:
+            return self._take(key_id, 60.0 / requests_per_minute, burst, self._clock())
+
+    def _take(self, key_id: str, period_s: float, burst: int, now: float) -> float:
+        # Never emptier than empty: a rate that was raised since then counts from now on.
         full_at = min(max(now, self._full_at.get(key_id, now)), now + burst * period_s)
         wait_s = full_at - now - (burst - 1) * period_s
-        if wait_s > _ROUNDING_S:
-            return wait_s
-        self._full_at[key_id] = full_at + period_s
+        refused = wait_s > _ROUNDING_S
+        self._full_at[key_id] = full_at if refused else full_at + period_s
         if len(self._full_at) > self._sweep_above:
             self._full_at = {key: full for key, full in self._full_at.items() if full > now}
             self._sweep_above = max(_SMALLEST_SWEEP, 2 * len(self._full_at))  # so that sweeping costs a constant per request
-        return 0.0
+        return wait_s if refused else 0.0
 
 
 class LocalLimiter:

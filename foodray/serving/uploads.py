@@ -104,7 +104,7 @@ async def _body(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]
     """The body in pieces; raises `RequestError` (body_too_large) at once for an announced length, else when the limit is passed."""
     length = request.headers.get("content-length", "")
     too_large = stop("body_too_large", f"the limit is {max_bytes} bytes")
-    if length.isdecimal() and int(length) > max_bytes:
+    if length.isdecimal() and (len(length) > 18 or int(length) > max_bytes):
         raise too_large
     num_bytes = 0
     async with aclosing(request.stream()) as stream:
@@ -120,7 +120,7 @@ async def _referenced(request: Request, http: HttpConfig, limits: PhotoLimits) -
     async with aclosing(_body(request, min(http.max_body_bytes, http.max_photos * MAX_SPEC_BYTES))) as pieces:
         async for piece in pieces:
             text += piece
-    specs = _validated(TypeAdapter(References), bytes(text), "the body").photos
+    specs = _validated(TypeAdapter(References), bytes(text)).photos
     if not specs:
         raise RequestError("malformed_request", "photos names no photo")
     if len(specs) > http.max_photos:
@@ -157,13 +157,13 @@ def _asked(spec: PhotoSpec, data: bytes | PhotoError) -> Asked:
     return Asked(spec=spec, data=b"", refused=data) if isinstance(data, PhotoError) else Asked(spec=spec, data=data)
 
 
-def _validated(kind: TypeAdapter[T], text: bytes, where: str) -> T:
-    """JSON of a client as its message; raises `RequestError` with the place of the first fault."""
+def _validated(kind: TypeAdapter[T], text: bytes, *inside: str) -> T:
+    """JSON of a client as its message; raises `RequestError` with the place of the first fault, which lies `inside` of what the client knows."""
     try:
         return kind.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(map(str, (*inside, *first["loc"])))[:100] or "the body"
         if first["type"] == "json_invalid":
-            raise RequestError("malformed_request", f"{where} is not JSON in UTF-8") from error
-        place = ".".join(str(part) for part in first["loc"])[:100]
-        raise RequestError("invalid_option", f"{place or where}: {first['msg'][:200]}") from error
+            raise RequestError("malformed_request", f"{place} is not JSON in UTF-8") from error
+        raise RequestError("invalid_option", f"{place}: {first['msg'][:200]}") from error

@@ -1,5 +1,6 @@
 """The store keeps one promise on a disk and in object storage: same verbs, same errors, whole files, nothing replaced."""
 
+import os
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,28 @@ def test_a_list_holds_every_file_below_a_prefix_sorted_and_no_neighbour(store: S
     assert store.list("run") == ["run/1.bin", "run/2.bin", "run/deep/er/3.bin"]
     assert store.sub("run").list() == ["1.bin", "2.bin", "deep/er/3.bin"]
     assert store.list("absent") == []
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 70_000])
+def test_a_size_is_known_without_reading(store: Store, num_bytes: int) -> None:
+    store.write("folder/a", b"x" * num_bytes)
+    assert store.size("folder/a") == num_bytes
+
+
+@pytest.mark.parametrize("key", ["absent", "folder", "folder/file/below"])
+def test_what_is_no_file_has_no_size(store: Store, key: str) -> None:
+    store.write("folder/file", b"x")
+    with pytest.raises(FileNotFoundError):
+        store.size(key)
+
+
+def test_what_is_no_plain_file_has_no_size_and_a_link_has_that_of_its_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"four")
+    (tmp_path / "link").symlink_to("file")
+    assert Store(str(tmp_path)).size("link") == 4
+    with pytest.raises(FileNotFoundError):
+        Store(str(tmp_path)).size("pipe")
 
 
 def test_a_list_sees_what_another_store_just_wrote(store: Store) -> None:
