@@ -78,6 +78,8 @@ class ReviewedItem(Message):
 
     item_id: str
     review_status: Status
+    deleted: bool = Field(description="whether a reviewer deleted it; it is rejected too while the photo is marked as without food")
+    confirmed: bool
     class_name: str | None
     bbox_xywh_px: Box | None = Field(description="null for the whole photo")
     portion: Portion = Field(description="without intervals where anything of the item was corrected")
@@ -156,6 +158,8 @@ class Review:
             ReviewedItem(
                 item_id=item_id,
                 review_status=self._status(state),
+                deleted=state.deleted,
+                confirmed=state.confirmed,
                 class_name=state.values["class_name"],
                 bbox_xywh_px=state.values["bbox_xywh_px"],
                 portion=state.portion(),

@@ -1,0 +1,114 @@
+"""An endpoint in this process for the tests of reviews and of the page: the real application, analyzer, keys and store, on a port of loopback."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+import uvicorn
+from fastapi import FastAPI
+from odd import LABELS, encoded, make_bundle, picture
+
+from foodray.analyzer import Analyzer, AnalyzerConfig
+from foodray.config import to_plain
+from foodray.serving.access import KeyRing, add_key
+from foodray.serving.config import HttpConfig, ServeConfig
+from foodray.serving.http import create_app
+from foodray.serving.limiter import LocalLimiter
+from foodray.serving.local import LocalGraph
+from foodray.serving.reviews import Reviews
+from foodray.serving.service import Service
+from foodray.storage.bundle import write_bundle
+from foodray.storage.store import Store
+from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A running endpoint and its keys."""
+
+    address: str
+    token: str
+    """Of a key that may analyse and review."""
+    only_analyze: str
+    of_a_study: str
+    folder: Path
+    reviews: Reviews
+
+    def call(self, method: str, path: str, *, token: str | None = None, **how: Any) -> requests.Response:
+        """A request with a key."""
+        headers = {"Authorization": f"Bearer {token or self.token}", **how.pop("headers", {})}
+        return requests.request(method, f"{self.address}{path}", headers=headers, timeout=60, **how)
+
+    def keep(self, *, token: str | None = None, keep: str = "result", known: str | None = None, seed: int = 0) -> str:
+        """Send a photo and keep what is found; returns the id of the analysis."""
+        files: list[Any] = [("image", ("a.jpg", encoded(picture(seed, width=960, height=720), quality=85)))]
+        if known is not None:
+            files.append(("photos", (None, known, "application/json")))
+        answer = self.call("POST", f"/v1/analyze?include=masks&keep={keep}", token=token, files=files)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["analysis_ids"][0])
+
+
+def finding_bundle(folder: Path) -> str:
+    """A segmentation network with random weights, which sees pieces of two foods everywhere."""
+    torch.manual_seed(0)
+    weights = (1.0, 1.0, 1.0)
+    config = SegmentationConfig(side_px=64)
+    task = SegmentationTask(config=config, labels=("background", *LABELS[:2]), class_weights=weights, encoder_class_weights=weights)
+    card = {"task": task.name, "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {}}
+    write_bundle(Store(str(folder)), card, task.network().state_dict())
+    return str(folder)
+
+
+@contextmanager
+def serving(folder: Path, *, reviews: bool = True) -> Iterator[Endpoint]:
+    """An endpoint that lives as long as the context."""
+    keys = str(folder / "keys")
+    tokens = {
+        "token": add_key(keys, "dietitian", ["analyze", "review"]),
+        "only_analyze": add_key(keys, "app", ["analyze"]),
+        "of_a_study": add_key(keys, "other", ["analyze", "review"], study="other"),
+    }
+    analyzer = AnalyzerConfig(bundles=(finding_bundle(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
+    config = ServeConfig(analyzer=analyzer, keys=keys, http=HttpConfig(burst=10_000, requests_per_minute=1e6))
+    kept = Reviews(Store(str(folder / "reviews")))
+    service = Service(
+        config=config,
+        graph=LocalGraph(Analyzer.load(analyzer)),
+        limiter=LocalLimiter(),
+        keys=KeyRing.open(keys),
+        reviews=kept if reviews else None,
+        jobs=None,
+    )
+    with running(create_app(service)) as address:
+        yield Endpoint(address=address, folder=folder, reviews=kept, **tokens)
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """The address of an application served by uvicorn in a thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+
+
+def without_reviews(service: Service) -> Service:
+    """The same endpoint, keeping nothing."""
+    return replace(service, reviews=None)
