@@ -134,13 +134,15 @@ class PhotoReply(Message):
     def of(analysis: Analysis, *, image_id: str, image_sha256: str | None = None, num_bytes: int | None = None) -> "PhotoReply":
         """An analysis as a message."""
         header, marker = analysis.header, analysis.marker
-        seen = {} if marker is None else {"marker_found": marker.marker_found, "marker_reproj_err_px": marker.reproj_err_px, "marker_tilt_deg": marker.tilt_deg}
-        seen |= {} if marker is None else {"color_delta_e": marker.color_delta_e_before, "marker_flags": list(marker.flags)}
+        seen: dict[str, Any] = {}
+        if marker is not None:
+            seen = {"marker_found": marker.marker_found, "marker_reproj_err_px": marker.reproj_err_px, "marker_tilt_deg": marker.tilt_deg}
+            seen |= {"color_delta_e": marker.color_delta_e_before, "marker_flags": list(marker.flags)}
         quality = Quality(
             px_per_mm=analysis.px_per_mm,
             num_pieces_dropped=analysis.num_pieces_dropped,
             dropped_food_share=analysis.dropped_food_share,
-            **seen,  # type: ignore[arg-type]
+            **seen,
         )
         items = None if analysis.items is None else [_item(values, image_id, index) for index, values in enumerate(analysis.items)]
         return PhotoReply(
@@ -295,6 +297,7 @@ def _item(values: Mapping[str, Any], image_id: str, index: int) -> Item:
         for name, ends in AMOUNTS.items()
         if values.get(name) is not None
     }
+    same: dict[str, Any] = {name: values.get(name) for name in _SAME}
     return Item(
         item_id=f"{image_id}#{index}",
         item_index=index,
@@ -303,7 +306,7 @@ def _item(values: Mapping[str, Any], image_id: str, index: int) -> Item:
         labels=None if topk is None else [Label(**pair) for pair in topk],
         portion=Portion(**amounts),
         flags=list(values.get("flags") or ()),
-        **{name: values.get(name) for name in _SAME},
+        **same,
     )
 
 

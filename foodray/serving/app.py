@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
-from ray.serve.handle import DeploymentHandle
 
 from foodray.config import from_plain
 from foodray.corpus.marker import read_markers
@@ -42,6 +41,13 @@ def build(args: ServeArgs) -> Application:
     return application(args.config())
 
 
+_DECODER: Any = Decoder  # what serve.deployment makes of a class, mypy takes for the class still
+_GATE: Any = Gate
+_INGRESS: Any = Ingress
+_SEGMENTER: Any = Segmenter
+_RECOGNISER: Any = Recogniser
+
+
 def application(config: ServeConfig) -> Application:
     """The graph for a config. Bundles, markers and keys are read and verified here first."""
     config = with_full_locations(config)
@@ -49,10 +55,11 @@ def application(config: ServeConfig) -> Application:
     if config.markers:
         read_markers(read_text(config.markers))
     networks = [_network(config, place) for place in range(len(config.analyzer.bundles))]
-    decoder = Decoder.options(**_spread(config.graph.decoder)).bind(config.analyzer, config.markers, networks)
-    gate = Gate.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256).bind()
+    decoder = _DECODER.options(**_spread(config.graph.decoder)).bind(config.analyzer, config.markers, networks)
+    gate = _GATE.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256).bind()
     busy = BackpressureConfig(status_code=503, retry_after_s=2)
-    return Ingress.options(**_spread(config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
+    made: Application = _INGRESS.options(**_spread(config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
+    return made
 
 
 def with_full_locations(config: ServeConfig) -> ServeConfig:
@@ -65,13 +72,13 @@ def with_full_locations(config: ServeConfig) -> ServeConfig:
     return replace(config, analyzer=replace(config.analyzer, **full), http=replace(config.http, photo_roots=roots), jobs=jobs, **places)  # type: ignore[arg-type]
 
 
-def _network(config: ServeConfig, place: int) -> DeploymentHandle:
+def _network(config: ServeConfig, place: int) -> Any:
     """The deployment of a bundle, by its place."""
     location = config.analyzer.bundles[place]
     finds = isinstance(task_of(read_bundle(location).card), SegmentationTask)
     quantized = config.analyzer.quantized[place] if config.analyzer.quantized else None
     spread = config.graph.segmenter if finds else config.graph.recogniser
-    kind, name = (Segmenter, "Segmenter") if finds else (Recogniser, f"Recogniser{place + 1}")
+    kind, name = (_SEGMENTER, "Segmenter") if finds else (_RECOGNISER, f"Recogniser{place + 1}")
     if config.analyzer.runtime == "openvino_int8" and quantized is None:
         raise ConfigError("runtime = 'openvino_int8' needs analyzer.quantized: the folders runtime/0, runtime/1 … of a scoring run with that runtime")
     return kind.options(name=name, **_spread(spread)).bind(location, config.analyzer, config.graph.batch, quantized)

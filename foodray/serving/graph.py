@@ -149,7 +149,7 @@ def _set_batch(method: Any, batch: BatchConfig) -> None:
 class Decoder:
     """Bytes of a photo in, its analysis out."""
 
-    async def __init__(self, config: AnalyzerConfig, markers: str, networks: Sequence[DeploymentHandle]) -> None:
+    async def __init__(self, config: AnalyzerConfig, markers: str, networks: Sequence[DeploymentHandle[Any]]) -> None:  # type: ignore[misc]
         use_threads(config)
         self.markers_yaml = read_text(markers) if markers else None
         self.config, self.networks = config, tuple(networks)
@@ -236,7 +236,7 @@ def read_text(location: str) -> str:
 
 
 class _RemoteLimiter:
-    def __init__(self, gate: DeploymentHandle) -> None:
+    def __init__(self, gate: DeploymentHandle[Any]) -> None:
         self.gate = gate
 
     async def take(self, key_id: str, requests_per_minute: float, burst: int) -> float:
@@ -251,7 +251,7 @@ class _RemoteLimiter:
 class RemoteGraph:
     """The graph behind its decoder's handle."""
 
-    def __init__(self, decoder: DeploymentHandle) -> None:
+    def __init__(self, decoder: DeploymentHandle[Any]) -> None:
         self.decoder = decoder
 
     async def models(self) -> ModelsReply:
@@ -285,7 +285,7 @@ class RemoteGraph:
 class Ingress:
     """HTTP in, HTTP out."""
 
-    def __init__(self, config: ServeConfig, decoder: DeploymentHandle, gate: DeploymentHandle) -> None:
+    def __init__(self, config: ServeConfig, decoder: DeploymentHandle[Any], gate: DeploymentHandle[Any]) -> None:
         access = logging.getLogger("foodray.access")  # JSON lines into the replica's log
         access.setLevel(logging.INFO)
         access.addHandler(logging.StreamHandler())
