@@ -173,6 +173,7 @@ def test_storage_that_hangs_holds_up_one_request_a_little_and_no_other(tmp_path:
     pipe.open("wb").close()
     pipe.unlink()
     assert ring._done.wait(60)
+    monkeypatch.setattr(KeyRing, "WAIT_S", 60.0)
     revoke_key(str(tmp_path), key_id(token))
     later(ring, clock)
     assert refused(ring, header(token))[0] == "unauthorized"
