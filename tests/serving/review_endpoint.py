@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import requests
 import torch
 import uvicorn
 from fastapi import FastAPI
-from odd import LABELS, encoded, make_bundle, picture
+from odd import make_bundle
+from test_finding import COLOURS, DISCS, SIDE, plate, seeing
 
 from foodray.analyzer import Analyzer, AnalyzerConfig
+from foodray.analyzer.networks import make_network
 from foodray.config import to_plain
 from foodray.serving.access import KeyRing, add_key
 from foodray.serving.config import HttpConfig, ServeConfig
@@ -46,9 +48,9 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {token or self.token}", **how.pop("headers", {})}
         return requests.request(method, f"{self.address}{path}", headers=headers, timeout=60, **how)
 
-    def keep(self, *, token: str | None = None, keep: str = "result", known: str | None = None, seed: int = 0) -> str:
+    def keep(self, *, token: str | None = None, keep: str = "result", known: str | None = None) -> str:
         """Send a photo and keep what is found; returns the id of the analysis."""
-        files: list[Any] = [("image", ("a.jpg", encoded(picture(seed, width=960, height=720), quality=85)))]
+        files: list[Any] = [("image", ("a.jpg", photo()))]
         if known is not None:
             files.append(("photos", (None, known, "application/json")))
         answer = self.call("POST", f"/v1/analyze?include=masks&keep={keep}", token=token, files=files)
@@ -56,15 +58,22 @@ class Endpoint:
         return str(answer.json()["analysis_ids"][0])
 
 
-def finding_bundle(folder: Path) -> str:
-    """A segmentation network with random weights, which sees pieces of two foods everywhere."""
+def photo() -> bytes:
+    """A photo of three discs on a plain ground, which the segmentation sees."""
+    return plate(960, 720, *DISCS)
+
+
+def _analyzer(folder: Path) -> Analyzer:
+    """Segmentation that sees discs by their colour, and a recogniser with random weights; the same settings as the endpoint's."""
     torch.manual_seed(0)
     weights = (1.0, 1.0, 1.0)
-    config = SegmentationConfig(side_px=64)
-    task = SegmentationTask(config=config, labels=("background", *LABELS[:2]), class_weights=weights, encoder_class_weights=weights)
+    config = SegmentationConfig(side_px=SIDE)
+    task = SegmentationTask(config=config, labels=("background", *COLOURS), class_weights=weights, encoder_class_weights=weights)
     card = {"task": task.name, "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {}}
-    write_bundle(Store(str(folder)), card, task.network().state_dict())
-    return str(folder)
+    write_bundle(Store(str(folder / "masks")), card, task.network().state_dict())
+    settings = AnalyzerConfig(bundles=(str(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
+    finder, recogniser = (make_network(bundle, settings) for bundle in settings.bundles)
+    return Analyzer(settings, [seeing(finder), recogniser])
 
 
 @contextmanager
@@ -76,12 +85,12 @@ def serving(folder: Path, *, reviews: bool = True) -> Iterator[Endpoint]:
         "only_analyze": add_key(keys, "app", ["analyze"]),
         "of_a_study": add_key(keys, "other", ["analyze", "review"], study="other"),
     }
-    analyzer = AnalyzerConfig(bundles=(finding_bundle(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
-    config = ServeConfig(analyzer=analyzer, keys=keys, http=HttpConfig(burst=10_000, requests_per_minute=1e6))
+    analyzer = _analyzer(folder)
+    config = ServeConfig(analyzer=analyzer.config, keys=keys, http=HttpConfig(burst=10_000, requests_per_minute=1e6))
     kept = Reviews(Store(str(folder / "reviews")))
     service = Service(
         config=config,
-        graph=LocalGraph(Analyzer.load(analyzer)),
+        graph=LocalGraph(analyzer),
         limiter=LocalLimiter(),
         keys=KeyRing.open(keys),
         reviews=kept if reviews else None,
@@ -107,8 +116,3 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join(20)
         listener.close()
-
-
-def without_reviews(service: Service) -> Service:
-    """The same endpoint, keeping nothing."""
-    return replace(service, reviews=None)

@@ -133,6 +133,7 @@ async function open(id) {
   closeAdd();
   clock.take();
   render();
+  if (matchMedia("(max-width: 60rem)").matches) at("photo").scrollIntoView({ block: "start" });
   say(`Photo ${photo.image_id}: ${review().items().length} items.`);
 }
 
@@ -312,8 +313,10 @@ async function save() {
   at("work").inert = true;
   try {
     await call(analysisPath(one.doc.analysis_id, "/corrections"), { method: "POST", json: { based_on: one.doc.corrections.length, reviewer, corrections: one.corrections() } });
+    const place = one.items().findIndex((item) => item.id === state.chosen);
     one.edits = [];
     await read(one.doc.analysis_id);
+    state.chosen = one.items()[place]?.id ?? null; // what was added has its own id now
     say("Saved.");
   } catch (problem) {
     if (problem.code === "conflict") await read(one.doc.analysis_id);

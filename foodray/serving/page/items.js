@@ -43,7 +43,7 @@ class Row {
     this.select = make("select", { ariaLabel: "Class" });
     this.other = make("input", { ariaLabel: "Another class", maxLength: 100, hidden: true, autocomplete: "off", list: "labels", placeholder: "another class" });
     this.amounts = new Map(amounts.map((name) => [name, this.#amount(name)]));
-    this.notes = make("div");
+    this.notes = make("div", { className: "notes" });
     this.state = make("div", { className: "state" });
     this.who = make("small");
     this.confirm = make("button", { type: "button", textContent: "Confirm" });
@@ -52,9 +52,8 @@ class Row {
       "tr",
       { tabIndex: -1 },
       make("th", { scope: "row" }, this.swatch, " ", this.place),
-      make("td", { className: "name" }, this.select, this.other),
+      make("td", { className: "name" }, this.select, this.other, this.notes),
       make("td", {}, ...[...this.amounts.values()].map(({ whole }) => whole)),
-      make("td", {}, this.notes),
       make("td", {}, this.state, this.who, make("div", { className: "buttons" }, this.confirm, this.remove)),
     );
     this.element.dataset.item = id;
@@ -105,7 +104,6 @@ class Row {
     this.state.className = `state ${item.status}`;
     this.state.textContent = STATES[item.status] + (item.unsaved ? " (not saved)" : "");
     this.who.textContent = item.reviewer && item.status !== "none" ? `last by ${item.reviewer}` : "";
-    this.confirm.textContent = item.confirmed ? "Confirmed" : "Confirm";
     this.confirm.setAttribute("aria-pressed", String(item.confirmed));
     this.confirm.hidden = !item.predicted || item.status === "rejected";
     this.remove.textContent = item.deleted ? "Take back" : "Delete";
@@ -145,6 +143,7 @@ class Row {
 }
 
 function intervalWords(item, name) {
+  if (item.status === "rejected") return "not counted";
   const held = item.interval(name);
   if (held && held.lo !== null && held.hi !== null) {
     const level = held.level === null ? "" : ` (${percent(held.level)} interval)`;
