@@ -125,7 +125,7 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
     assert "foodray index STUDY" in text
 
 
-@pytest.mark.parametrize("command", ["demo", "sample", "check", "import", "index", "train", "show"])
+@pytest.mark.parametrize("command", ["demo", "sample", "check", "import", "index", "train", "show", "score", "analyze"])
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
     code, text = said([command, "--help"])
     assert code == 0
@@ -135,7 +135,7 @@ def test_every_command_explains_itself(command: str, said: Callable[[list[str]],
 def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
-    assert "{demo,sample,check,import,index,train,show,score,diff}" in text
+    assert "{demo,sample,check,import,index,train,show,score,diff,analyze,serve}" in text
 
 
 def sentences(kind: type) -> dict[str, str]:
@@ -183,6 +183,32 @@ def test_a_wrong_scoring_command_fails_at_once_and_says_why(words: list[str], me
     code, text = said(["score", *words])
     assert code in (1, 2)
     assert message in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds a list"),
+        ('{"study": "s", "results": "r", "analyser": {}}', "did you mean 'analyzer'"),
+        ('{"study": "s", "results": "r", "analyzer": {"bundles": ["b"], "runtime": "openvin"}}', "analyzer.runtime"),
+        ('{"study": "no/such/study", "results": "r", "analyzer": {"bundles": ["b"]}}', "images.csv"),
+    ],
+)
+def test_settings_from_a_file_are_read_as_strictly_as_flags(content: str | None, message: str, said: Callable[[list[str]], Said], tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "score.json").write_text(content)
+    code, text = said(["score", "--config", str(tmp_path / "score.json")])
+    assert code in (1, 2)
+    assert message in text
+
+
+def test_flags_change_what_the_file_of_settings_says(said: Callable[[list[str]], Said], tmp_path: Path) -> None:
+    (tmp_path / "score.json").write_text('{"study": "one/study", "results": "r", "analyzer": {"bundles": ["b"], "low_confidence": 0.3}}')
+    code, text = said(["score", "--study", "another/study", "--config", str(tmp_path / "score.json")])
+    assert code == 1
+    assert "another/study" in text
 
 
 def test_importing_the_command_line_starts_and_loads_nothing_heavy() -> None:

@@ -28,7 +28,7 @@ from foodray.serving.pictures import clean_jpeg, crop_jpegs
 from foodray.serving.problems import RequestError
 from foodray.serving.service import Answer, Service, allowed, service_of
 from foodray.serving.telemetry import Telemetry
-from foodray.serving.uploads import Asked, read_photos
+from foodray.serving.uploads import Asked, PhotoSpec, References, read_photos
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -53,21 +53,14 @@ _PHOTOS = {
             "required": ["image"],
             "properties": {
                 "image": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "JPEG, PNG or WEBP"},
-                "photos": {"type": "string", "description": "JSON array of what is known of each photo, in order: image_id, boxes, marker_id, px_per_mm"},
+                "photos": {"type": "array", "items": PhotoSpec.model_json_schema(), "description": "what is known of each photo, in order, without uri"},
             },
             "additionalProperties": False,
         },
         "encoding": {"photos": {"contentType": "application/json"}},
     },
     "application/json": {
-        "schema": {
-            "type": "object",
-            "required": ["photos"],
-            "properties": {
-                "photos": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["uri"], "properties": {"uri": {"type": "string"}}}}
-            },
-            "additionalProperties": False,
-        },
+        "schema": References.model_json_schema(),
         "example": {"photos": [{"uri": "s3://study/photos/p001/day1-lunch.jpg", "marker_id": "card"}]},
     },
 }
@@ -93,6 +86,7 @@ async def analyze(request: Request, options: Annotated[AnalyzeOptions, Query()],
     try:
         async with asyncio.timeout(service.config.http.timeout_s):
             asked = await read_photos(request, service.config.http, service.config.analyzer.limits)
+            _refuse_twins(asked)
             answers = await _answers(service, asked)
             replies = [_reply(one, answer) for one, answer in zip(asked, answers, strict=True)]
             _refuse_single(replies)
@@ -144,6 +138,12 @@ def _reply(asked: Asked, answer: Answer | None) -> PhotoReply:
     name = asked.spec.image_id or (digest[:16] if digest else "photo")
     analysis = answer.analysis if answer is not None else Analysis.refused(asked.refused or PhotoError("empty", "the file has no bytes"))
     return PhotoReply.of(analysis, image_id=name, image_sha256=digest, num_bytes=len(asked.data) or None)
+
+
+def _refuse_twins(asked: Sequence[Asked]) -> None:
+    names = [one.spec.image_id for one in asked if one.spec.image_id]
+    if len(set(names)) < len(names):
+        raise RequestError("invalid_option", "two photos have the same image_id")
 
 
 def _refuse_single(replies: Sequence[PhotoReply]) -> None:
@@ -224,6 +224,14 @@ class _Door:
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
+        has_more = any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
+
+        async def read() -> Any:
+            nonlocal has_more
+            message = await receive()
+            has_more = has_more and message.get("more_body", False)
+            return message
+
         async def answer(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
@@ -231,16 +239,18 @@ class _Door:
                 headers = MutableHeaders(scope=message)
                 if request_id != given or not self.behind_serve:  # Serve's proxy has sent it to us, and adds it itself
                     headers["X-Request-ID"] = request_id
+                if has_more:  # refused before the body was read: nobody has to read the rest
+                    headers["Connection"] = "close"
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
         try:
-            await self.app(scope, receive, answer)
+            await self.app(scope, read, answer)
         except Exception as error:
             if status:
                 raise  # half an answer is out
-            await problems.internal(Request(scope), error)(scope, receive, answer)
+            await problems.internal(Request(scope), error)(scope, read, answer)
         finally:
             self.telemetry.request(scope, request_id, status, time.perf_counter() - started)
 

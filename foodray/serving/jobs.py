@@ -157,7 +157,7 @@ def _last_error(log: str, *, hidden: tuple[str, ...] = ()) -> str:
     text = "\n".join(lines)
     for place in hidden:
         text = text.replace(place, "…")
-    return _PLACE.sub("…", text)[:2000]
+    return re.sub("…+", "…", _PLACE.sub("…", text))[:2000]
 
 
 def _read_json(run: Store, name: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import requests
 import uvicorn
 
 from foodray.analyzer import Analyzer, AnalyzerConfig
@@ -94,3 +95,24 @@ class Door:
             raise ConnectionResetError("the test hangs up")
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+
+class Client:
+    """A client of the endpoint with a key."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url, self.headers = url, {"Authorization": f"Bearer {token}"}
+
+    def __call__(self, method: str, path: str, **more: Any) -> requests.Response:
+        """One request."""
+        headers = {**self.headers, **more.pop("headers", {})}
+        return requests.request(method, self.url + path, headers=headers, timeout=60, **more)
+
+
+def problem(answer: requests.Response) -> tuple[int, str]:
+    """Status and code of an answer that is a problem, and nothing else."""
+    assert answer.headers["Content-Type"].startswith("application/problem+json"), answer.text
+    found = answer.json()
+    assert "Traceback" not in answer.text
+    assert found["status"] == answer.status_code
+    return answer.status_code, found["code"]
