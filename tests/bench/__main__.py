@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench import decode, memory, score, train
+from tests.bench import decode, memory, score, serve, train
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -15,6 +15,7 @@ def rows() -> Iterator[dict[str, Any]]:
         print("archive scoring is not measured: it needs real photos, FOODRAY_DATA=../shared/data")
         return
     yield from score.run()
+    yield from serve.run()
     yield from memory.run()
 
 

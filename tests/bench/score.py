@@ -54,7 +54,7 @@ def run(num_photos: int = 2048, rounds: int = 2, runtimes: tuple[RuntimeName, ..
         return []
     folder = Path(tempfile.mkdtemp(prefix="foodray-bench-"))
     try:
-        study, bundle = write_repeated(source, folder / "study", num_photos), _bundle(folder / "bundle")
+        study, bundle = write_repeated(source, folder / "study", num_photos), make_two_towers(folder / "bundle")
         photos = sorted((folder / "study" / "photos").iterdir())
         connect()
         ways: dict[str, Callable[[], float]] = {"recipe": lambda: _recipe(folder / "study" / "photos"), "loader": lambda: _loader(photos)}
@@ -97,7 +97,8 @@ def write_repeated(source: Path, folder: Path, num_photos: int) -> str:
     return str(folder)
 
 
-def _bundle(folder: Path) -> str:
+def make_two_towers(folder: Path) -> str:
+    """A bundle of the two-tower ResNet-18 at 224 px with random weights."""
     task = MtlTask(config=preset("default"), labels=tuple(f"class {index}" for index in range(19)))
     card = {"task": "mtl", "config": to_plain(task.config), "state": task.state(), "metrics": {}, "data": {}}
     write_bundle(Store(str(folder)), card, task.network(weights="random").state_dict())

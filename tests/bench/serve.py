@@ -1,14 +1,16 @@
 """The endpoint against the analyzer called directly: latency and throughput under load, and what a client sees of scaling, death and exchange.
 
-    python -m tests.bench.serve throughput BUNDLE … --photos FOLDER      # 1, 8 and 32 clients against one process without Ray
-    python -m tests.bench.serve trouble BUNDLE … --photos FOLDER         # 1 -> 3 -> 1 replicas, killed replicas, a bundle exchanged
+    FOODRAY_DATA=../shared/data python -m tests.bench.serve throughput     # 1, 8 and 32 clients against one process without Ray
+    FOODRAY_DATA=../shared/data python -m tests.bench.serve trouble        # 1 -> 3 -> 1 replicas, killed replicas, a bundle exchanged
 
+By default the two-tower ResNet-18 at 224 px of the scoring bench on ECUSTFD's photos, whole photos as items; `--bundles` and `--photos` take others.
 The load is closed: each client sends its next photo when the last is answered, over HTTP on loopback, from a process of its own. In both the
 same bundles, settings and photos; start-up is excluded. `--max-replicas` spreads the graph; the direct analyzer is one process with one thread.
 """
 
 import logging
 import multiprocessing
+import os
 import statistics
 import tempfile
 import threading
@@ -34,6 +36,7 @@ from foodray.serving.config import BatchConfig, GraphConfig, HttpConfig, Replica
 from foodray.serving.run import APPLICATION, start
 from foodray.storage.bundle import read_bundle, write_bundle
 from foodray.storage.store import Store
+from tests.bench.score import make_two_towers
 
 PORT = 8765
 WARM_UP_S = 3.0
@@ -140,37 +143,68 @@ def _print(row: dict[str, Any]) -> None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What is served."""
+
+    bundles: tuple[str, ...] = ()
+    """Bundles; by default one of random weights, made for the run."""
+    photos: str = ""
+    """Folder of JPEG files; by default ECUSTFD's."""
+    runtime: RuntimeName = "openvino_bf16"
+    """How networks are run, on both sides."""
+    seconds: float = 20.0
+    """Length of each load."""
+
+
+@contextmanager
+def _served(given: Given) -> Iterator[tuple[AnalyzerConfig, list[bytes]]]:
+    with tempfile.TemporaryDirectory(prefix="foodray-bench-") as folder:
+        bundles = given.bundles or (make_two_towers(Path(folder) / "bundle"),)
+        photos = given.photos or str(Path(os.environ["FOODRAY_DATA"], "ecustfd", "JPEGImages"))
+        yield AnalyzerConfig(bundles=bundles, runtime=given.runtime), _photos(photos, 128)
+
+
+def run() -> list[dict[str, Any]]:
+    """Rows with name, ratio, goal and detail, for `make bench`."""
+    medians = throughput(Given(), rounds=2, num_clients=(8, 32))
+    alone = medians["analyzer, 1 photo a call"]["per_s"]
+    rows = []
+    for name, row in medians.items():
+        if name.startswith("endpoint"):
+            detail = f"{row['per_s']:.1f} : {alone:.1f} photos/s, p50 {row['p50_ms']:.0f} ms"
+            rows.append({"name": f"serving, {name.split(', ')[1]} / analyzer", "ratio": row["per_s"] / alone, "goal": 0.6, "detail": detail})
+            rows.append({"name": f"serving, {name.split(', ')[1]}, p99 / p50", "ratio": row["p99_ms"] / row["p50_ms"], "goal": "<= 3", "detail": ""})
+    return rows
+
+
 def throughput(
-    bundles: tyro.conf.Positional[list[str]], photos: str, runtime: RuntimeName = "openvino", seconds: float = 20.0, rounds: int = 2, max_replicas: int = 1
-) -> None:
-    """Clients against the analyzer called directly."""
-    analyzer, some = AnalyzerConfig(bundles=tuple(bundles), runtime=runtime), _photos(photos, 128)
-    wide = ReplicaConfig(min_replicas=max_replicas, max_replicas=max_replicas, num_cpus=0.2, max_ongoing=64, max_queued=256)
+    given: tyro.conf.OmitArgPrefixes[Given] = Given(), rounds: int = 2, num_replicas: int = 1, num_clients: tuple[int, ...] = (1, 8, 32)
+) -> dict[str, dict[str, Any]]:
+    """Clients against the analyzer called directly; returns each way's medians over the rounds."""
+    wide = ReplicaConfig(min_replicas=num_replicas, max_replicas=num_replicas, num_cpus=0.2, max_ongoing=64, max_queued=256)
     graph = GraphConfig(ingress=replace(wide, min_replicas=1, max_replicas=1), decoder=wide, segmenter=wide, recogniser=wide, batch=BatchConfig())
-    found: dict[str, list[Load]] = {}
-    with endpoint(ServeConfig(analyzer=analyzer, graph=graph)) as (_, address, token):
+    found: dict[str, list[dict[str, Any]]] = {}
+    with _served(given) as (analyzer, photos), endpoint(ServeConfig(analyzer=analyzer, graph=graph)) as (_, address, token):
         for _ in range(rounds):
             for at_a_time in (1, 8):
-                found.setdefault(f"analyzer, {at_a_time} photos a call", []).append(direct(analyzer, some, seconds, at_a_time=at_a_time))
-            for num in (1, 8, 32):
-                found.setdefault(f"endpoint, {num} clients", []).append(clients(address, token, some, num=num, seconds=seconds))
-    rates = {}
-    for name, loads in found.items():
-        rows = [load.row(name) for load in loads]
-        rates[name] = statistics.median(row["per_s"] for row in rows)
-        _print({**rows[0], **{key: statistics.median(row[key] for row in rows) for key in ("per_s", "p50_ms", "p99_ms")}})
-    for name, rate in rates.items():
-        if name.startswith("endpoint"):
-            one, eight = (rate / rates[f"analyzer, {at_a_time} photos a call"] for at_a_time in (1, 8))
-            print(f"{name:<44} {one:.2f} x one photo a call, {eight:.2f} x eight (goal 0.6)")
+                name = f"analyzer, {at_a_time} photo{'s' if at_a_time > 1 else ''} a call"
+                found.setdefault(name, []).append(direct(analyzer, photos, given.seconds, at_a_time=at_a_time).row(name))
+            for num in num_clients:
+                name = f"endpoint, {num} client{'s' if num > 1 else ''}"
+                found.setdefault(name, []).append(clients(address, token, photos, num=num, seconds=given.seconds).row(name))
+    medians = {name: {**rows[0], **{key: statistics.median(row[key] for row in rows) for key in ("per_s", "p50_ms", "p99_ms")}} for name, rows in found.items()}
+    for row in medians.values():
+        _print(row)
+    return medians
 
 
-def trouble(bundles: tyro.conf.Positional[list[str]], photos: str, runtime: RuntimeName = "openvino", seconds: float = 60.0, num_clients: int = 8) -> None:
+def trouble(given: tyro.conf.OmitArgPrefixes[Given] = Given(seconds=60.0), num_clients: int = 8) -> None:
     """Replicas that come, go and die, and a bundle that is exchanged, under load."""
-    analyzer, some = AnalyzerConfig(bundles=tuple(bundles), runtime=runtime), _photos(photos, 128)
+    seconds = given.seconds
     scaled = ReplicaConfig(min_replicas=1, max_replicas=3, num_cpus=0.2, target_ongoing=2.0, upscale_delay_s=2.0, downscale_delay_s=5.0, max_queued=256)
     graph = GraphConfig(recogniser=scaled, decoder=ReplicaConfig(num_cpus=0.2, max_queued=256), segmenter=ReplicaConfig(num_cpus=0.2, max_queued=256))
-    with endpoint(ServeConfig(analyzer=analyzer, graph=graph)) as (config, address, token):
+    with _served(given) as (analyzer, some), endpoint(ServeConfig(analyzer=analyzer, graph=graph)) as (config, address, token):
         seen, stop = _watch("Recogniser")
         _print(clients(address, token, some, num=4 * num_clients, seconds=seconds).row("scaling up"))
         time.sleep(45)
@@ -180,8 +214,8 @@ def trouble(bundles: tyro.conf.Positional[list[str]], photos: str, runtime: Runt
             _during(event, seconds / 4)
             _print(clients(address, token, some, num=num_clients, seconds=seconds).row(name))
         with tempfile.TemporaryDirectory() as copy:
-            moved = _copied(bundles[-1], Path(copy) / "bundle")
-            changed = replace(config, analyzer=replace(analyzer, bundles=(*bundles[:-1], moved)))
+            moved = _copied(analyzer.bundles[-1], Path(copy) / "bundle")
+            changed = replace(config, analyzer=replace(analyzer, bundles=(*analyzer.bundles[:-1], moved)))
             _during(lambda: start(changed, port=PORT), seconds / 4)
             _print(clients(address, token, some, num=num_clients, seconds=seconds).row("a bundle exchanged"))
 
@@ -224,6 +258,11 @@ def _watch(kind: str) -> tuple[list[int], Callable[[], None]]:
     return seen, end.set
 
 
+def _throughput(given: tyro.conf.OmitArgPrefixes[Given] = Given(), rounds: int = 2, num_replicas: int = 1) -> None:
+    """Clients against the analyzer called directly."""
+    throughput(given, rounds, num_replicas)
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    tyro.extras.subcommand_cli_from_dict({"throughput": throughput, "trouble": trouble})
+    tyro.extras.subcommand_cli_from_dict({"throughput": _throughput, "trouble": trouble})
