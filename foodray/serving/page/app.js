@@ -268,11 +268,12 @@ function openAdd() {
   const [name] = amountsOf(review().items(), state.targets);
   at("add-amount-label").textContent = `${AMOUNTS[name].name} (${AMOUNTS[name].unit})`;
   at("add-amount").dataset.name = name;
+  // On a phone the field would bring up the keyboard over the photo.
+  if (matchMedia("(pointer: fine)").matches) at("add-class").focus({ preventScroll: true });
   overlay.draw((box) => {
     writeBox("add", box);
     at("add-class").focus();
   });
-  at("add-class").focus();
   say("Draw the box of the new item on the photo, or type its numbers.");
 }
 
@@ -403,7 +404,7 @@ const on = (id, kind, handler) => at(id).addEventListener(kind, trying(handler))
 
 on("key-form", "submit", async (event) => {
   event.preventDefault();
-  storeKey(at("key").value.trim());
+  if (at("key").value.trim()) storeKey(at("key").value.trim());
   at("key").value = "";
   await connect();
 });
@@ -411,6 +412,8 @@ on("forget-key", "click", () => {
   storeKey("");
   location.reload();
 });
+at("reviewer").value = sessionStorage.getItem("foodray-reviewer") ?? "";
+on("reviewer", "change", () => sessionStorage.setItem("foodray-reviewer", at("reviewer").value.trim()));
 on("help-button", "click", () => at("help").showModal());
 for (const id of ["files", "camera"]) {
   on(id, "change", async (event) => {

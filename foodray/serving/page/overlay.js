@@ -50,6 +50,7 @@ export class Overlay {
   draw(done) {
     this.#drawing = done;
     this.stage.classList.add("drawing");
+    this.stage.scrollIntoView({ block: "nearest" });
   }
 
   stop() {
