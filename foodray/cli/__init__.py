@@ -281,8 +281,8 @@ def score(arguments: list[str]) -> None:
         """Only count, measure a pilot and estimate the time; nothing is written."""
 
     start, others = split_config(ScoreConfig, arguments)
-    default = tyro.MISSING if start is None else Score(**vars(start))
-    parsed = tyro.cli(Score, args=others, default=default, prog="foodray score", description=_SCORE_HELP)
+    default: dict[str, Any] = {} if start is None else {"default": Score(**vars(start))}
+    parsed: Score = tyro.cli(Score, args=others, prog="foodray score", description=_SCORE_HELP, **default)
     config = ScoreConfig(**{item.name: getattr(parsed, item.name) for item in fields(ScoreConfig)})
     if parsed.plan:
         print_plan(plan(config))

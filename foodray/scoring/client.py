@@ -37,6 +37,8 @@ PASSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that are tried again, unless the answer names the reason of a photo."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 20.0
 CONNECT_S = 10.0
+ALIVE_S = 10.0
+"""How long an endpoint may refuse to tell its models before it counts as gone."""
 EVERYTHING = [("top_k", "5"), ("include", "masks")]
 """What the study tables hold beyond the shortest answer."""
 
@@ -118,7 +120,7 @@ class Endpoint:
                 return Analysis.refused(refused)
             self._check_status(response)
         except _GivenUpError as last:
-            self._models(give_up_s=0.0)  # raises when nothing else is answered either
+            self._models(give_up_s=min(ALIVE_S, self.config.give_up_s))  # raises when nothing else is answered either
             return Analysis.refused(PhotoError("timeout", f"the endpoint did not analyse it within {self.config.give_up_s:g} s: {last}"))
         reply = _read(response, AnalyzeReply)
         self._check(reply.versions)
@@ -168,6 +170,8 @@ class Endpoint:
                 raise ConfigError(f"{self.url}: the TLS certificate is not to be trusted ({_short(error)})") from error
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 said = _short(error)
+            except requests.RequestException as error:
+                raise ConfigError(f"{self.url} cannot be asked: {_short(error)}") from error
             left = end - time.monotonic()
             if left <= 0:
                 raise _GivenUpError(said)
@@ -210,7 +214,7 @@ def _address(config: EndpointConfig, *, has_key: bool) -> _Address:
         raise ConfigError(f"endpoint = {config.endpoint!r}: {error}") from error
     if parts.username is not None or parts.password is not None:
         raise ConfigError(f"endpoint names a user or a password; the key goes into --key-file or {KEY_VARIABLE}")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or re.search(r"\s", config.endpoint):
         raise ConfigError(f"endpoint = {config.endpoint!r} must be the address of an endpoint, such as https://food.example.org")
     local = _is_loopback(host)
     if parts.scheme == "http" and has_key and not local and not config.insecure_http:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from foodray.analyzer import AnalyzerConfig
 from foodray.config import digest, from_plain, to_plain
-from foodray.corpus.manifest import PACKAGE_FILES, package_photos
-from foodray.errors import FoodrayError, PhotoError, StorageError, StudyError
+from foodray.corpus.manifest import PACKAGE_FILES, SUFFIXES, package_photos
+from foodray.errors import PhotoError, StorageError, StudyError
 from foodray.serving.access import Key
 from foodray.serving.config import JobsConfig
 from foodray.serving.job_messages import JobRequest
@@ -30,6 +30,7 @@ from foodray.storage.store import Store, is_remote
 
 JOB_ID = re.compile(r"job-[0-9a-f]{20}")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+MAX_INFO_BYTES = 2**20
 NEWEST = 100
 """How many jobs a list shows."""
 
@@ -157,16 +158,21 @@ def inside(location: str, roots: Sequence[str]) -> str:
 def _is_package(study: str) -> bool:
     folder, _, name = study.rpartition("/")
     try:
-        return Store(folder).exists(name) if name.endswith((".csv", ".parquet")) else any(Store(study).exists(file) for file in PACKAGE_FILES)
+        return Store(folder).exists(name) if name.endswith(SUFFIXES) else any(Store(study).exists(file) for file in PACKAGE_FILES)
     except StorageError as error:
         raise RequestError("storage_error", "the storage of the study did not answer", retry_after_s=5) from error
 
 
 def _photos_of(study: str) -> str:
     """Where a package says that its photos are."""
+    folder = study.rpartition("/")[0] if study.endswith(SUFFIXES) else study
     try:
+        if Store(folder).exists("study.json") and Store(folder).size("study.json") > MAX_INFO_BYTES:
+            raise RequestError("invalid_option", f"study.json of the package is larger than {MAX_INFO_BYTES} bytes")
         return package_photos(study).root
+    except RequestError:
+        raise
     except StudyError as error:
         raise RequestError("invalid_option", "study.json of the package cannot be read, or its photos_root is no location") from error
-    except FoodrayError as error:
+    except (StorageError, OSError) as error:
         raise RequestError("storage_error", "the storage of the study did not answer", retry_after_s=5) from error

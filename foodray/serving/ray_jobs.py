@@ -63,6 +63,7 @@ class RayJobs:
             return call(self._connected())
         except (ConnectionError, requests.RequestException, AuthenticationError) as error:
             log.warning("Ray's dashboard cannot be used: %s", error)
+            self._client = None  # the head may have moved
             raise RequestError("not_ready", "the cluster's job queue does not answer", retry_after_s=10) from error
         except RuntimeError as error:
             if none and "status code 404" in str(error):
@@ -83,7 +84,7 @@ class RayJobs:
             raise _no_dashboard()
         try:
             client = JobSubmissionClient(ray.get_runtime_context().gcs_address)
-        except ConnectionError as error:
+        except (ConnectionError, ValueError) as error:
             raise _no_dashboard() from error
         # A cluster without a dashboard names the default port all the same, where that of another cluster may listen.
         about: Any = client._do_request("GET", "/api/version").json()

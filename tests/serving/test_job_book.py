@@ -155,6 +155,14 @@ def test_a_package_cannot_name_photos_outside_the_roots(named: str, book: JobBoo
     assert code(refused) == "reference_not_allowed"
 
 
+def test_a_description_of_a_study_that_is_huge_or_broken_is_refused_unread(book: JobBook, studies: Path) -> None:
+    for text in ("x" * (2**20 + 1), "{", '{"photos_root": 7}'):
+        (studies / "pilot" / "study.json").write_text(text)
+        with pytest.raises(RequestError) as refused:
+            book.claim(ANNA, request(studies), None)
+        assert code(refused) == "invalid_option"
+
+
 @pytest.mark.parametrize("there", ["", "empty", "pilot/images.csv", "pilot/photos", "nothing"])
 def test_where_no_package_is_nothing_is_found(there: str, book: JobBook, studies: Path) -> None:
     (studies / "empty").mkdir()

@@ -91,18 +91,25 @@ def address(place: Path) -> Iterator[str]:
             bundle = make_bundle(place / "bundle")
             words = [sys.executable, "-c", ENDPOINT, f"127.0.0.1:{gcs}", bundle, str(place / "keys"), str(place / "results"), str(place / "studies")]
             add_key(str(place / "keys"), "first", ["analyze"])
-            wait_until(lambda: subprocess.run([RAY, "health-check", f"--address=127.0.0.1:{gcs}"], env=environment, capture_output=True).returncode == 0)
+            wait_until(lambda: is_well(head, f"127.0.0.1:{gcs}", environment))
             endpoint = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
             assert endpoint.stdout is not None
             url = endpoint.stdout.readline().strip()
             assert url, (place / "head.log").read_text()[-3000:]
             yield url
         finally:
-            family = [head, *psutil.Process(head.pid).children(recursive=True), *([endpoint] if endpoint else [])]
-            for member in family:
+            family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+            for member in (*filter(None, (endpoint, head)), *family):
                 member.terminate()
-            psutil.wait_procs(family[1:-1], timeout=10)
+            psutil.wait_procs(family, timeout=10)
             head.wait(30)
+
+
+def is_well(head: "subprocess.Popen[bytes]", address: str, environment: dict[str, str]) -> bool:
+    """Whether a head answers."""
+    assert head.poll() is None, "the head did not start"
+    asked = subprocess.run([RAY, "health-check", f"--address={address}"], env=environment, capture_output=True, check=False)
+    return asked.returncode == 0
 
 
 def wait_until(is_so: Any, limit_s: float = 240.0) -> None:
