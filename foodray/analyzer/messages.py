@@ -227,9 +227,8 @@ class Versions(Message):
     config_sha256: str = Field(description="identity of models, code, settings and markers: the same for the same answers")
 
     @staticmethod
-    def of(config: AnalyzerConfig, networks: Sequence[NetworkFacts], markers_yaml: str | None) -> "Versions":
-        """Of an analyzer."""
-        cards = [facts.card for facts in networks]
+    def of(config: AnalyzerConfig, cards: Sequence[Mapping[str, Any]], markers_yaml: str | None) -> "Versions":
+        """Of an analyzer with the bundles of these cards."""
         return Versions(
             model_id="+".join(f"{card['task']}-{str(card['card_sha256'])[:8]}" for card in cards),
             model_sha256="+".join(str(card["weights_sha256"]) for card in cards),
@@ -254,7 +253,7 @@ class ModelsReply(Message):
         """Of an analyzer."""
         return ModelsReply(
             models=[_model(facts) for facts in networks],
-            versions=Versions.of(config, networks, markers_yaml),
+            versions=Versions.of(config, [facts.card for facts in networks], markers_yaml),
             runtime=config.runtime,
             device=config.device,
             markers=sorted(read_markers(markers_yaml)) if markers_yaml else [],

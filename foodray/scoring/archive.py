@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from foodray.analyzer.messages import Versions
 from foodray.config import digest, to_plain
 from foodray.corpus.manifest import Study, load_study
 from foodray.errors import ExistsError, QuarantineError
@@ -61,12 +62,18 @@ class Models:
 
     fingerprint: str
     """Identity of what is computed."""
-    lineage: Mapping[str, str]
-    """model_id, model_version, model_sha256 and code_version, as the tables have them."""
+    versions: Versions
+    """What the tables tell of it in every row."""
     cards: tuple[Mapping[str, Any], ...]
     """Of each model what run.json tells: task, created_at, card_sha256, weights_sha256, target, metrics, data, calibration."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """What run.json tells beside them."""
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """The lineage columns that the models decide."""
+        made = {name: getattr(self.versions, name) for name in ("model_id", "model_sha256", "code_version")}
+        return {**made, "model_version": "+".join(str(card["created_at"]) for card in self.cards)}
 
     @property
     def day_calibration(self) -> DayCalibration | None:

@@ -54,12 +54,7 @@ def _models(endpoint: Endpoint) -> Models:
     kept = ("task", "created_at", "card_sha256", "weights_sha256", "target", "metrics", "data", "calibration")
     return Models(
         fingerprint=digest({"endpoint": versions.config_sha256, "tables": TABLES_VERSION}),
-        lineage={
-            "model_id": versions.model_id,
-            "model_version": "+".join(model.created_at for model in reply.models),
-            "model_sha256": versions.model_sha256,
-            "code_version": versions.code_version,
-        },
+        versions=versions,
         cards=tuple({name: getattr(model, name) for name in kept} for model in reply.models),
         where={"endpoint": {"url": endpoint.url, "versions": versions.model_dump(), "runtime": reply.runtime, "device": reply.device}},
     )

@@ -15,12 +15,12 @@ import ray.exceptions
 from ray.data import ActorPoolStrategy
 
 from foodray.analyzer import AnalyzerConfig
+from foodray.analyzer.messages import Versions
 from foodray.cluster import check_resources, check_storage, connect, num_workers_at_most
 from foodray.corpus.manifest import Study
 from foodray.corpus.marker import Marker, read_markers
 from foodray.corpus.progress import quiet_ray_data
 from foodray.errors import ConfigError, ScoringError, StorageError
-from foodray.provenance import lineage
 from foodray.scoring.archive import Archive, Follower, Models, Progress, Scored, open_archive, read_study, work_off
 from foodray.scoring.blocks import ENDS
 from foodray.scoring.config import ScoreConfig, fingerprint
@@ -47,15 +47,9 @@ def open_with_bundles(config: ScoreConfig) -> tuple[Archive, Mapping[str, Marker
     study = read_study(config)
     cards = [read_bundle(location).card for location in config.analyzer.bundles]
     markers_yaml = _markers_yaml(config, study)
-    code = lineage()
     models = Models(
         fingerprint=fingerprint(config, [str(card["card_sha256"]) for card in cards], markers_yaml),
-        lineage={
-            "model_id": "+".join(str(card["task"]) + "-" + str(card["card_sha256"])[:8] for card in cards),
-            "model_version": "+".join(str(card["created_at"]) for card in cards),
-            "model_sha256": "+".join(str(card["weights_sha256"]) for card in cards),
-            "code_version": f"{code['foodray']}+{code['code_sha256'][:12]}",
-        },
+        versions=Versions.of(config.analyzer, cards, markers_yaml),
         cards=tuple(_model(location, card) for location, card in zip(config.analyzer.bundles, cards, strict=True)),
     )
     return open_archive(config, study, models), read_markers(markers_yaml) if markers_yaml else {}
