@@ -1,7 +1,6 @@
 """Claims about the graph on Ray Serve, over HTTP on loopback: it answers as the analyzer does, and goes on when parts of it die or are exchanged."""
 
 import json
-import socket
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ import requests
 import torch
 from odd import encoded, make_bundle, odd_files, picture
 from ray import serve
+from ray_head import free_ports
 
 from foodray.analyzer import Analyzer, AnalyzerConfig, GivenBox, PhotoInput
 from foodray.analyzer.messages import AnalyzeReply, PhotoReply
@@ -78,9 +78,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Ite
     analyzer = AnalyzerConfig(bundles=(segmentation_bundle(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
     twice = replace(SMALL, min_replicas=2, max_replicas=2, max_ongoing=64)
     graph = GraphConfig(ingress=twice, decoder=SMALL, segmenter=SMALL, recogniser=SMALL, batch=BatchConfig(max_photos=4, wait_s=0.02))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    [port] = free_ports(1)
     config = ServeConfig(analyzer=analyzer, keys=keys, graph=graph, http=HttpConfig(requests_per_minute=1e6))
     start(config, port=port)
     yield Endpoint(config, token, slow, port)

@@ -5,9 +5,7 @@ an `s3://bucket` and AWS_* to a real server, that one (see conftest).
 """
 
 import json
-import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -30,42 +28,11 @@ SETTINGS = [
 ]
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for probe in sockets:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def head(s3: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A head of our own on loopback; yields the environment with which a user reaches it."""
-    gcs, dashboard, client, agent, agent_grpc = free_ports(5)  # the session's own Ray has taken the default ones
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **token}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # as an activated .venv: a job's `python` is the head's
-    folder = f"/tmp/fr-{secrets.token_hex(3)}"  # a short path: sockets live below it
-    command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
-    command += [f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1", "--num-cpus=6", "--disable-usage-stats", f"--temp-dir={folder}"]
-    log = (tmp_path_factory.mktemp("head") / "log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{dashboard}"
-    user = {**environment, "RAY_API_SERVER_ADDRESS": address}
-    try:
-        for _ in range(60):
-            if subprocess.run([RAY, "job", "list"], env=user, capture_output=True, check=False).returncode == 0:
-                break
-            time.sleep(1)
+    """A head of our own; yields the environment with which a user reaches it. It starts after the S3 server, whose settings it inherits."""
+    with ray_head(tmp_path_factory.mktemp("head") / "log") as user:
         yield user
-    finally:
-        family = [process, *psutil.Process(process.pid).children(recursive=True)]
-        for member in family:
-            member.terminate()
-        psutil.wait_procs(family[1:], timeout=10)
 
 
 @pytest.fixture(scope="module")
