@@ -7,7 +7,6 @@ an `s3://bucket` and AWS_* to a real server, that one (see conftest).
 import json
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
+from ray_head import RAY, ray_head
 
 from foodray.corpus.corpus import Corpus
 from foodray.storage.store import Store
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).parent / "ray")
 SETTINGS = [
     *("--task.backbone", "test_convnext", "--task.normalization", "ln", "--task.weights", "random", "--task.side-px", "32"),
     *("--task.epochs", "30", "--loop.batch-size", "8", "--loop.checkpoint-every", "10", "--split.test-folds", "3", "--split.val-folds", "3"),
