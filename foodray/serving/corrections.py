@@ -139,13 +139,16 @@ class Review:
         self._apply(row.item_id, row.field, row.new)
         self.sign(row)
 
-    def take(self, correction: Correction, labels: Collection[str]) -> tuple[str | None, JsonValue]:
-        """Check a correction and apply it; returns the id of the item it speaks of and what held before. Raises `RequestError` (invalid_option)."""
+    def take(self, correction: Correction, labels: Collection[str]) -> tuple[str | None, JsonValue, JsonValue]:
+        """Check a correction and apply it; returns the id of the item it speaks of, what held before and what holds now.
+
+        Raises `RequestError` (invalid_option), and then nothing is applied.
+        """
         if self.photo.items is None:
             raise _refused("the photo was not analysed, so there is nothing to correct")
         named = {item.class_name for item in self.reviewed() if item.class_name}
         new = self._checked(correction, {*labels, *named})
-        return self._apply(correction.item_id, correction.field, new)
+        return *self._apply(correction.item_id, correction.field, new), new
 
     def sign(self, row: CorrectionRow) -> None:
         """Note on the item, or on all where it speaks of the photo, who spoke of it last."""

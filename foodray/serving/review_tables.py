@@ -163,4 +163,6 @@ def _made_by(one: Reviewed) -> dict[str, str]:
 
 
 def _text(value: Any) -> str | None:
+    if isinstance(value, float):
+        return f"{value:.15g}"
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

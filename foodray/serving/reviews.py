@@ -12,6 +12,7 @@ study is the operator's and sees all.
 """
 
 import json
+import logging
 import re
 import secrets
 import time
@@ -32,10 +33,13 @@ from foodray.serving.corrections import CorrectionRow, Review, Reviewed, Save, p
 from foodray.serving.problems import RequestError
 from foodray.storage.store import Store
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Order = Literal["newest", "uncertainty"]
 MOST_SAVES = 1_000
 """Saves of one analysis."""
+MOST_GLANCES = 50_000
+"""Analyses that are remembered for lists, about 1 kB each."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _SAVE = re.compile(r"corrections/[0-9a-f]{32}/[0-9]{6}\.json")  # and not a file that is being written beside it
 _READS = 8  # at a time; most of a read from object storage is waiting
@@ -116,7 +120,7 @@ class Reviews:
         """The kept photo as a JPEG; raises `RequestError` (not_found)."""
         if not self._kept(analysis_id, key).has_photo:
             raise RequestError("not_found", "the photo of this analysis was not kept")
-        with _absent_is_not_found():
+        with _readable(analysis_id):
             return self.store.read(_photo(analysis_id))
 
     def listing(self, key: Key, *, order: Order = "newest", after: str | None = None, limit: int = 50) -> list[Summary]:
@@ -154,14 +158,14 @@ class Reviews:
         review, reviewer, now = _replayed(kept, rows), plain_text(save.reviewer, "reviewer", 80), _now()
         new = []
         for correction in save.corrections:
-            item_id, old = review.take(correction, labels)
+            item_id, old, held = review.take(correction, labels)
             row = CorrectionRow(
                 correction_id=secrets.token_hex(8),
                 analysis_id=analysis_id,
                 item_id=item_id,
                 field=correction.field,
                 old=old,
-                new=correction.new,
+                new=held,
                 reviewer=reviewer,
                 key_id=key.key_id,
                 ts=now,
@@ -183,8 +187,9 @@ class Reviews:
         # The analysis goes last: as long as it is there, a deletion that failed can be repeated.
         for name in [*self.store.list(f"corrections/{analysis_id}"), _photo(analysis_id), _analysis(analysis_id)]:
             self.store.delete(name)
-        for known in [known for known in self._glances if known[0] == analysis_id]:
-            self._glances.pop(known, None)
+        for known in list(self._glances):
+            if known[0] == analysis_id:
+                self._glances.pop(known, None)
 
     # ---- Exports.
 
@@ -211,7 +216,7 @@ class Reviews:
     def _of_any_study(self, analysis_id: str) -> Kept:
         if not _ID.fullmatch(analysis_id):
             raise _not_found()
-        with _absent_is_not_found():
+        with _readable(analysis_id):
             return Kept.model_validate_json(self.store.read(_analysis(analysis_id)))
 
     def _ids(self) -> list[str]:
@@ -226,9 +231,9 @@ class Reviews:
         return Counter(name.split("/")[1] for name in self.store.list("corrections") if _SAVE.fullmatch(name))
 
     def _rows(self, analysis_id: str, saves: Sequence[str]) -> list[CorrectionRow]:
-        with _absent_is_not_found():
+        with _readable(analysis_id):
             parts = _spread(self.store.read, saves)
-        return [CorrectionRow.model_validate(row) for part in parts for row in json.loads(part)["corrections"]]
+            return [CorrectionRow.model_validate(row) for part in parts for row in json.loads(part)["corrections"]]
 
     def _append(self, analysis_id: str, place: int, rows: Sequence[CorrectionRow], *, num_seen: int) -> None:
         name = f"corrections/{analysis_id}/{place:06d}.json"
@@ -244,7 +249,9 @@ class Reviews:
             yield from filter(None, _spread(lambda analysis_id: _or_none(lambda: self.get(analysis_id, key)), some))
 
     def _glance(self, ids: Sequence[str], saves: Counter[str], key: Key) -> list[_Glance]:
-        found = _spread(lambda analysis_id: _or_none(lambda: self._glance_at(analysis_id, saves[analysis_id])), ids)
+        # One that is damaged must not keep people from the others; an export, which has to be whole, fails for it.
+        skipped = ("not_found", "storage_error")
+        found = _spread(lambda analysis_id: _or_none(lambda: self._glance_at(analysis_id, saves[analysis_id]), skipped), ids)
         return [glance for glance in found if glance is not None and (not key.study or glance.study == key.study)]
 
     def _glance_at(self, analysis_id: str, num_saves: int) -> _Glance:
@@ -266,6 +273,8 @@ class Reviews:
             uncertainty=rank[0],
         )
         self._glances.pop((analysis_id, num_saves - 1), None)
+        if len(self._glances) >= MOST_GLANCES:
+            self._glances.clear()
         glance = self._glances[analysis_id, num_saves] = _Glance(summary, kept.study, rank)
         return glance
 
@@ -320,22 +329,25 @@ def _parts(ids: Sequence[str], num: int) -> Iterator[Sequence[str]]:
     return (ids[start : start + num] for start in range(0, len(ids), num))
 
 
-def _or_none(read: Callable[[], T]) -> T | None:
+def _or_none(read: Callable[[], T], skipped: Collection[str] = ("not_found",)) -> T | None:
     """None for what was deleted since it was listed, or that the key may not see."""
     try:
         return read()
     except RequestError as error:
-        if error.code != "not_found":
+        if error.code not in skipped:
             raise
         return None
 
 
 @contextmanager
-def _absent_is_not_found() -> Iterator[None]:
+def _readable(analysis_id: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
         raise _not_found() from error
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("the kept analysis %s, or its corrections, are damaged: %s", analysis_id, error)
+        raise RequestError("storage_error", f"what is stored of analysis {analysis_id} is damaged; the operator finds it in the log") from error
 
 
 def _not_found() -> RequestError:

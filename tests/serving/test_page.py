@@ -144,6 +144,18 @@ def test_an_uploaded_photo_is_shown_with_its_items_their_probabilities_portions_
     assert page.locator("#masks").evaluate(colours) == 4  # three masks, and nothing between them
 
 
+def test_a_photo_may_be_dropped_on_the_page(open_page: Open, meal: str) -> None:
+    page = open_page()
+    expect(page.locator("#status")).to_have_text("Ready.")
+    made = """async data => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([Uint8Array.from(data)], "a.jpg", { type: "image/jpeg" }));
+        return transfer;
+    }"""
+    page.dispatch_event("#drop", "drop", {"dataTransfer": page.evaluate_handle(made, list(Path(meal).read_bytes()))})
+    expect(rows(page)).to_have_count(3)
+
+
 def test_the_file_name_of_a_photo_stays_in_the_browser(open_page: Open, endpoint: Endpoint, meal: str) -> None:
     page = open_page()
     with page.expect_request("**/v1/analyze*") as sent:
@@ -473,8 +485,8 @@ def test_script_that_is_not_the_pages_own_does_not_run(open_page: Open, endpoint
 
 def test_masks_are_decoded_as_coco_has_them(open_page: Open) -> None:
     rng = np.random.default_rng(3)
-    masks = [rng.random((height, width)) < density for height, width in ((1, 1), (5, 9), (64, 48), (90, 120)) for density in (0.01, 0.5, 1.0)]
-    masks += [np.ones((300, 400), bool), np.zeros((300, 400), bool)]
+    masks = [rng.random((height, width)) < density for height, width in ((1, 1), (5, 9), (64, 48)) for density in (0.01, 0.5, 1.0)]
+    masks += [np.ones((60, 80), bool), np.zeros((60, 80), bool)]
     page = open_page(token="")
     decode = "async codes => { const { decodeMask } = await import('/page/rle.js'); return codes.map(code => [...decodeMask(code)]); }"
     found = page.evaluate(decode, [json.loads(rle_text(mask)) for mask in masks])

@@ -198,6 +198,23 @@ def test_a_label_outside_the_set_is_taken_only_when_it_is_meant(local: Reviews) 
     assert [one.class_name for one in found.items] == [name, name]  # a name that is on the photo already needs no second permission
 
 
+def test_spaces_around_a_class_are_no_part_of_it_now_or_when_it_is_read_again(local: Reviews) -> None:
+    analysis_id = keep(local)
+    found = correct(local, analysis_id, on(0, "class_name", "  bread "), on(None, "added", {"class_name": " apple"}))
+    assert [one.class_name for one in found.items] == ["bread", "apple", "apple"]
+    assert local.get(analysis_id, KEY) == found
+
+
+def test_a_damaged_analysis_keeps_nobody_from_the_others_but_an_export_fails_for_it(local: Reviews) -> None:
+    damaged, good, torn = keep(local), keep(local), keep(local)
+    local.store.write(f"analyses/{damaged}/analysis.json", b"{}", replace=True)
+    correct(local, torn, on(0, "confirmed", True))
+    local.store.write(f"corrections/{torn}/000000.json", b'{"corr', replace=True)
+    assert [summary.analysis_id for summary in local.listing(KEY)] == [good]
+    for call in (lambda: local.get(damaged, KEY), lambda: local.get(torn, KEY), lambda: local.items_csv(KEY), lambda: local.coco(KEY)):
+        assert code_of(call) == "storage_error"
+
+
 def test_a_photo_that_was_not_analysed_cannot_be_corrected(local: Reviews) -> None:
     broken = answer().model_copy(update={"status": "quarantined", "items": None, "totals": None})
     analysis_id = keep(local, broken)

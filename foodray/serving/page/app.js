@@ -9,7 +9,7 @@ import { AMOUNTS, make } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const PAGE = 50;
-const state = { reviews: new Map(), images: new Map(), current: null, chosen: null, kept: [], next: null, labels: new Set(), targets: new Set(), canKeep: true, loaded: 0 };
+const state = { reviews: new Map(), images: new Map(), current: null, chosen: null, kept: [], next: null, labels: new Set(), targets: new Set(), canKeep: true, loaded: 0, opened: 0 };
 const overlay = new Overlay(at("stage"), { onSelect: (id) => select(id, { focus: true }) });
 const table = new ItemTable(at("items"), { onSelect: (id) => select(id), onChange: change, onConfirm: confirmItem, onDelete: deleteItem });
 const review = () => state.reviews.get(state.current);
@@ -119,11 +119,13 @@ function unkept({ photos: [photo], versions }) {
 
 async function open(id) {
   quiet();
+  const turn = (state.opened += 1);
   await read(id);
+  const { photo, versions, has_photo } = state.reviews.get(id).doc;
+  if (has_photo && !state.images.has(id)) state.images.set(id, URL.createObjectURL(await (await call(analysisPath(id, "/photo"))).blob()));
+  if (turn !== state.opened) return; // another was chosen meanwhile
   state.current = id;
   state.chosen = review().items()[0]?.id ?? null;
-  const { photo, versions, has_photo } = review().doc;
-  if (has_photo && !state.images.has(id)) state.images.set(id, URL.createObjectURL(await (await call(analysisPath(id, "/photo"))).blob()));
   overlay.open(photo.width_px, photo.height_px);
   showImage(state.images.get(id));
   showQuality(at("quality"), photo);
@@ -133,6 +135,8 @@ async function open(id) {
   closeAdd();
   clock.take();
   render();
+  if (state.chosen) table.focus(state.chosen, "row", { scroll: false });
+  else at("add").focus({ preventScroll: true });
   if (matchMedia("(max-width: 60rem)").matches) at("photo").scrollIntoView({ block: "start" });
   say(`Photo ${photo.image_id}: ${review().items().length} items.`);
 }
@@ -317,7 +321,7 @@ async function save() {
     const place = one.items().findIndex((item) => item.id === state.chosen);
     one.edits = [];
     await read(one.doc.analysis_id);
-    state.chosen = one.items()[place]?.id ?? null; // what was added has its own id now
+    if (review() === one) state.chosen = one.items()[place]?.id ?? null; // what was added has its own id now
     say("Saved.");
   } catch (problem) {
     if (problem.code === "conflict") await read(one.doc.analysis_id);
@@ -325,10 +329,10 @@ async function save() {
     throw problem;
   } finally {
     at("work").inert = false;
-    render();
+    if (review()) render();
   }
   await list();
-  table.focus(state.chosen);
+  if (review() === one) table.focus(state.chosen);
 }
 
 async function remove() {

@@ -27,8 +27,8 @@ export class ItemTable {
   }
 
   /** Put the keyboard on an item's row, on its class, or on its portion. */
-  focus(id, part = "row") {
-    this.#rows.get(id)?.focus(part);
+  focus(id, part = "row", options = {}) {
+    this.#rows.get(id)?.focus(part, options);
   }
 }
 
@@ -133,12 +133,12 @@ class Row {
     interval.textContent = intervalWords(item, name);
   }
 
-  focus(part) {
+  focus(part, { scroll = true }) {
     const [amount] = this.amounts.values();
     const target = { row: this.element, class: this.select, portion: amount?.input }[part] ?? this.element;
-    target.focus();
+    target.focus({ preventScroll: !scroll });
     target.select?.();
-    this.element.scrollIntoView({ block: "nearest" });
+    if (scroll) this.element.scrollIntoView({ block: "nearest" });
   }
 }
 

@@ -16,7 +16,7 @@ const FLAGS = {
   color_gains_only: "colours were corrected roughly",
   color_not_improved: "colours could not be corrected",
 };
-export const STATES = { none: "not reviewed", confirmed: "confirmed", corrected: "corrected", rejected: "deleted", added: "added by a reviewer" };
+export const STATES = { none: "not reviewed", confirmed: "confirmed", corrected: "corrected", rejected: "deleted", added: "added" };
 export const AMOUNTS = {
   energy_kcal: { name: "Energy", unit: "kcal" },
   mass_g: { name: "Mass", unit: "g" },
