@@ -258,7 +258,7 @@ class Review:
         if name in AMOUNTS:
             if new is not None and not (_is_number(new) and 0 <= new < LARGEST_AMOUNT):
                 raise _refused(f"{name} has to be a number from 0 to below {LARGEST_AMOUNT:,.0f}, or null")
-            return new if new is None else float(new)
+            return new if new is None else abs(float(new))  # -0.0 is 0
         return self._checked_box(new)
 
     def _checked_box(self, new: Any) -> list[float] | None:

@@ -92,7 +92,8 @@ def test_an_interval_holds_only_while_nothing_of_its_item_is_corrected(local: Re
     found = correct(local, analysis_id, on(0, "class_name", "bread"), on(1, "confirmed", True))
     assert [one.portion.energy_kcal.lo for one in found.items] == [None, 20.0]
     assert [one.portion.energy_kcal.value for one in found.items] == [200.0, 50.0]
-    back = correct(local, analysis_id, on(0, "class_name", "rice"), based_on=2)
+    assert str(correct(local, analysis_id, on(1, "energy_kcal", -0.0), based_on=2).items[1].portion.energy_kcal.value) == "0.0"
+    back = correct(local, analysis_id, on(0, "class_name", "rice"), based_on=3)
     assert (back.items[0].review_status, back.items[0].portion.energy_kcal.lo) == ("none", 170.0)
 
 
