@@ -148,13 +148,14 @@ def ended(client: Client, job_id: str) -> dict[str, Any]:
     return found[-1]
 
 
+@pytest.fixture(scope="module")
+def begun(anna: Client, place: Path) -> dict[str, requests.Response]:
+    """A job of each study, all at a time."""
+    return {name: begin(anna, place / "studies" / name, headers={"Idempotency-Key": name}) for name in ("good", "odd", "broken")}
+
+
 @pytest.mark.slow
 class TestOnACluster:
-    @pytest.fixture(scope="class")
-    def begun(self, anna: Client, place: Path) -> dict[str, requests.Response]:
-        """A job of each study, all at a time."""
-        return {name: begin(anna, place / "studies" / name, headers={"Idempotency-Key": name}) for name in ("good", "odd", "broken")}
-
     def test_a_job_is_accepted_with_its_location_and_found_again_by_the_same_request(
         self, begun: dict[str, requests.Response], anna: Client, place: Path
     ) -> None:
