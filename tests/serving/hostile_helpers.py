@@ -103,14 +103,14 @@ def _analyzer(folder: Path, limits: PhotoLimits) -> Analyzer:
 
 
 @contextmanager
-def attacked(folder: Path, *, dashboard: str = NO_CLUSTER, limits: PhotoLimits = PhotoLimits(), **http: Any) -> Iterator[Target]:
+def attacked(folder: Path, *, dashboard: str = NO_CLUSTER, limits: PhotoLimits | None = None, **http: Any) -> Iterator[Target]:
     """An endpoint that lives as long as the context. Its folder holds photos, studies, keys, reviews, results and bundles."""
     keys = str(folder / "keys")
     tokens = {name: add_key(keys, name, **how) for name, how in KEYS.items()}
     revoke_key(keys, tokens["revoked"].split("_")[1])
     Store(str(folder / "photos")).write("day1/lunch.jpg", photo(), replace=True)
     write_archive(str(folder / "studies" / "pilot"), num_good=2, odd=False)
-    analyzer = _analyzer(folder / "bundles", limits)
+    analyzer = _analyzer(folder / "bundles", limits or PhotoLimits())
     wanted = {"max_body_bytes": MAX_BODY_BYTES, "max_photos": MAX_PHOTOS, "burst": 100_000, "requests_per_minute": 1e7, **http}
     config = ServeConfig(analyzer=analyzer.config, keys=keys, http=HttpConfig(photo_roots=(str(folder / "photos"),), **wanted))
     reviews = Reviews(Store(str(folder / "reviews")))
