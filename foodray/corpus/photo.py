@@ -35,6 +35,8 @@ Box = tuple[float, float, float, float]
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "TIFF")
 MAX_SCANS = 100
 """Scans of a progressive JPEG; encoders write about 10, and every scan costs a pass over all pixels."""
+MAX_CUT_PX = 500_000_000
+"""Px of the oriented original that the crops of one photo may read together; 200 boxes of a large photo's size would take minutes."""
 SHRINKS = (8, 4, 2, 1)
 """Original px per decoded px. The scales between (3/8, 5/8 …) are slower than the next larger of these: they have no SIMD code."""
 PILLOW_MAX_PIXELS = 89_478_485
@@ -141,7 +143,9 @@ def decode_for(data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, c
 
 
 def crop_squares(photo: Photo, boxes: Sequence[Box | None], *, side_px: int, margin: float) -> NDArray[np.uint8]:
-    """`crop_square` of every box, uint8 (N, S, S, 3); raises `PhotoError`."""
+    """`crop_square` of every box, uint8 (N, S, S, 3); raises `PhotoError`, bad_box also where they cover too much together (`MAX_CUT_PX`)."""
+    if sum(_num_px(photo.header, box, margin) for box in boxes) > MAX_CUT_PX:
+        raise PhotoError("bad_box", f"the {len(boxes)} boxes cover more than {MAX_CUT_PX} px of the photo together")
     with _typed_errors():
         crops = [crop_square(photo, box, side_px=side_px, margin=margin) for box in boxes]
         return np.stack(crops) if crops else np.empty((0, side_px, side_px, 3), np.uint8)
@@ -167,6 +171,13 @@ def window(header: PhotoHeader, box_xywh: Box | None, margin: float) -> tuple[fl
         raise PhotoError("bad_box", f"box {box_xywh} with margin {margin} cannot be cut: numbers must be finite and below a million, sides not negative")
     side = max(1.0, max(width, height) * (1 + margin))
     return x + (width - side) / 2, y + (height - side) / 2, side
+
+
+def _num_px(header: PhotoHeader, box: Box | None, margin: float) -> float:
+    """Px of the oriented original inside the square around a box."""
+    left, upper, side = window(header, box, margin)
+    wide, high = min(left + side, header.width_px) - max(left, 0), min(upper + side, header.height_px) - max(upper, 0)
+    return max(0.0, wide) * max(0.0, high)
 
 
 # ---- Before decoding: which format, how large, which way up.

@@ -94,7 +94,7 @@ IMAGES = (
         name="marker_px_per_mm",
         type=pa.float64(),
         meaning="scale at the reference object in px of the oriented photo per mm, where it was measured or annotated",
-        minimum=0.0,
+        minimum=0.001,
     ),
     _text("device_model", "camera model"),
     _text("amount_target", "what the truth refers to", allowed=("served", "consumed")),

@@ -9,10 +9,12 @@ import base64
 import re
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +26,7 @@ from foodray.corpus.hashing import sha256_hex
 from foodray.errors import PhotoError
 from foodray.serving import job_routes, page_routes, problems, review_routes
 from foodray.serving.access import Key
+from foodray.serving.openapi import EXAMPLE_ANSWER, SCHEMAS, WITH_KEY, answers, describe
 from foodray.serving.pictures import clean_jpeg, crop_jpegs
 from foodray.serving.problems import RequestError
 from foodray.serving.service import Answer, Service, allowed, service_of
@@ -53,29 +56,34 @@ _PHOTOS = {
             "required": ["image"],
             "properties": {
                 "image": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": "JPEG, PNG or WEBP"},
-                "photos": {"type": "array", "items": PhotoSpec.model_json_schema(), "description": "what is known of each photo, in order, without uri"},
+                "photos": {
+                    "type": "array",
+                    "items": PhotoSpec.model_json_schema(ref_template=SCHEMAS),
+                    "description": "what is known of each photo, in order, without uri",
+                },
             },
             "additionalProperties": False,
         },
         "encoding": {"photos": {"contentType": "application/json"}},
     },
     "application/json": {
-        "schema": References.model_json_schema(),
+        "schema": References.model_json_schema(ref_template=SCHEMAS),
         "example": {"photos": [{"uri": "s3://study/photos/p001/day1-lunch.jpg", "marker_id": "card"}]},
     },
 }
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": "; ".join(sorted(code for code, (known, _) in problems.PROBLEMS.items() if known == status)),
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for status in sorted({status for status, _ in problems.PROBLEMS.values()})
-}
+_REFUSED = answers(
+    *WITH_KEY, "malformed_request", "reference_not_allowed", "reference_not_found", "body_too_large", "image_too_large", "unsupported_media_type",
+    "unsupported_format", "undecodable", "invalid_option", "too_many_photos", "model_error", "not_configured", "storage_error", "timeout",
+)  # fmt: skip
 routes = APIRouter()
 
 
 @routes.post(
-    "/v1/analyze", tags=["photos"], summary="Items, portions and totals of photos", openapi_extra={"requestBody": {"required": True, "content": _PHOTOS}}
+    "/v1/analyze",
+    tags=["photos"],
+    summary="Items, portions and totals of photos",
+    openapi_extra={"requestBody": {"required": True, "content": _PHOTOS}},
+    responses={**_REFUSED, 200: {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}},
 )
 async def analyze(request: Request, options: Annotated[AnalyzeOptions, Query()], key: Annotated[Key, Depends(allowed("analyze"))]) -> AnalyzeReply:
     """Send photos as multipart parts named `image`, or name some under an allowed root as JSON. A single photo that cannot be read is a
@@ -167,7 +175,7 @@ def _keep(service: Service, asked: Asked, reply: PhotoReply, versions: Any, key:
     return service.reviews.keep(reply, versions, photo, key, request.state.request_id)
 
 
-@routes.get("/v1/models", tags=["models"], summary="The models behind the endpoint", dependencies=[Depends(allowed("analyze"))])
+@routes.get("/v1/models", tags=["models"], summary="The models behind the endpoint", dependencies=[Depends(allowed("analyze"))], responses=answers(*WITH_KEY))
 async def models(request: Request) -> ModelsReply:
     """What they were trained on, how they measured, and the identity that answers carry."""
     return await service_of(request).graph.models()
@@ -179,7 +187,9 @@ class LabelsReply(BaseModel):
     labels: list[str]
 
 
-@routes.get("/v1/labels", tags=["models"], summary="The classes that an item may have", dependencies=[Depends(allowed("analyze"))])
+@routes.get(
+    "/v1/labels", tags=["models"], summary="The classes that an item may have", dependencies=[Depends(allowed("analyze"))], responses=answers(*WITH_KEY)
+)
 async def labels(request: Request) -> LabelsReply:
     """Sorted; background is none of them."""
     known = (await service_of(request).graph.models()).models
@@ -192,13 +202,13 @@ class State(BaseModel):
     status: Literal["ok"]
 
 
-@routes.get("/healthz", tags=["operations"], summary="Whether the process answers")
+@routes.get("/healthz", tags=["operations"], summary="Whether the process answers", responses=answers())
 async def healthz() -> State:
     """Open to all; says nothing else."""
     return State(status="ok")
 
 
-@routes.get("/readyz", tags=["operations"], summary="Whether photos can be analysed now")
+@routes.get("/readyz", tags=["operations"], summary="Whether photos can be analysed now", responses=answers("not_ready"))
 async def readyz(request: Request) -> State:
     """Open to all; asks the graph for its models."""
     try:
@@ -261,14 +271,18 @@ def create_app(service: Service, *, behind_serve: bool = False) -> FastAPI:
         title="foodray",
         version=__version__,
         description="Food items, portions and totals of meal photographs.",
-        responses=_REFUSALS,
+        redirect_slashes=False,  # a redirect would repeat whatever Host the request names
         docs_url=None,
         redoc_url=None,
     )
     app.state.service, app.state.telemetry = service, Telemetry()
     problems.install(app)
+    app.state.methods = defaultdict(set)
     for router in (routes, job_routes.router(), review_routes.router(), page_routes.router()):
         app.include_router(router)
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                app.state.methods[route.path] |= route.methods
     app.add_middleware(_Door, telemetry=app.state.telemetry, behind_serve=behind_serve)
-    problems.describe(app)
+    describe(app)
     return app

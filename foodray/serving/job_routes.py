@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
 from foodray.serving.access import Key
+from foodray.serving.body import read_message
 from foodray.serving.job_messages import JobReply, JobRequest, JobsReply
 from foodray.serving.jobs import TABLES, Jobs
+from foodray.serving.openapi import REVIEWED, answers
 from foodray.serving.problems import RequestError
 from foodray.serving.service import allowed, service_of
 
@@ -19,14 +20,33 @@ _BODY = {"requestBody": {"required": True, "content": {"application/json": {"sch
 _TABLE = {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(set(TABLES.values()))}}
 
 
+_ONE = answers(*REVIEWED, "not_found")
+_BEGIN = answers(
+    *REVIEWED,
+    "malformed_request",
+    "unsupported_media_type",
+    "body_too_large",
+    "invalid_option",
+    "reference_not_allowed",
+    "reference_not_found",
+    "conflict",
+    "timeout",
+)
+
+
 def router() -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-    routes.post("", status_code=202, summary="Score a whole manifest", openapi_extra=_BODY)(begin)
-    routes.get("", summary="The jobs of this key")(show_all)
-    routes.get("/{job_id}", summary="A job: state, progress, links")(show)
-    routes.delete("/{job_id}", status_code=202, summary="Stop a job; its results stay")(stop)
-    routes.get("/{job_id}/tables/{file}", summary="A table of a finished job", response_class=StreamingResponse, responses={200: _TABLE})(table)
+    routes.post("", status_code=202, summary="Score a whole manifest", openapi_extra=_BODY, responses=_BEGIN)(begin)
+    routes.get("", summary="The jobs of this key", responses=answers(*REVIEWED))(show_all)
+    routes.get("/{job_id}", summary="A job: state, progress, links", responses=_ONE)(show)
+    routes.delete("/{job_id}", status_code=202, summary="Stop a job; its results stay", responses=_ONE)(stop)
+    routes.get(
+        "/{job_id}/tables/{file}",
+        summary="A table of a finished job",
+        response_class=StreamingResponse,
+        responses={**answers(*REVIEWED, "not_found", "conflict"), 200: _TABLE},
+    )(table)
     return routes
 
 
@@ -34,7 +54,8 @@ async def begin(request: Request, response: Response, key: Caller, idempotency_k
     """The body names a study package below a folder that the endpoint takes studies from. With an `Idempotency-Key` the same request again
     finds the job that the first one began."""
     jobs = _jobs(request)
-    asked = await _asked(request)
+    timeout_s = service_of(request).config.http.timeout_s
+    asked = await read_message(request, JobRequest, max_bytes=MAX_BODY_BYTES, timeout_s=timeout_s)
     reply = await run_in_threadpool(jobs.submit, key, asked, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{reply.job_id}"
     return reply
@@ -66,20 +87,3 @@ def _jobs(request: Request) -> Jobs:
     if jobs is None:
         raise RequestError("not_configured", "this endpoint takes no jobs: it was started without a place for their results")
     return jobs
-
-
-async def _asked(request: Request) -> JobRequest:
-    """The body, read no further than it may be long: FastAPI itself would read all of it before the key is checked."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise RequestError("unsupported_media_type", "send application/json")
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError("body_too_large", f"the limit is {MAX_BODY_BYTES} bytes", headers={"Connection": "close"})
-    try:
-        return JobRequest.model_validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        code = "malformed_request" if first["type"] == "json_invalid" else "invalid_option"
-        raise RequestError(code, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error

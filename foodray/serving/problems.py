@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from foodray.errors import FoodrayError
+from foodray.errors import FoodrayError, PhotoError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +92,26 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    return RequestError("invalid_option", f"{where or 'body'}: {first['msg']}").response(request)
+    return RequestError("invalid_option", f"{where or 'body'}: {first['msg']}"[:300]).response(request)
+
+
+async def _storage(request: Request, error: Exception) -> JSONResponse:
+    log.error("request %s: the storage failed", getattr(request.state, "request_id", None), exc_info=error)
+    return RequestError("storage_error", "the storage of the endpoint did not answer", retry_after_s=5).response(request)
+
+
+async def _photo(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PhotoError)
+    return RequestError.of_reason(error.reason, error.detail).response(request)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed_request")
-    return RequestError(code, str(error.detail), headers=error.headers).response(request)
+    path = getattr(request.scope.get("route"), "path", None)
+    methods = getattr(request.app.state, "methods", {}).get(path)
+    headers = {"Allow": ", ".join(sorted(methods))} if methods and error.status_code == 405 else error.headers
+    return RequestError(code, str(error.detail), headers=headers).response(request)
 
 
 def internal(request: Request, error: Exception) -> JSONResponse:
@@ -112,36 +125,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-
-
-_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "description": "RFC 9457, with a stable code",
-    "required": ["type", "title", "status", "code", "detail", "request_id"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string", "enum": list(PROBLEMS)},
-        "detail": {"type": "string"},
-        "request_id": {"type": ["string", "null"]},
-        "reason": {"type": "string", "description": "of a photo that was refused: the reason code of the quarantine table"},
-    },
-}
-
-
-def describe(app: FastAPI) -> None:
-    """Add problems and keys to the OpenAPI description, which FastAPI makes when it is first asked for."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        described = made()
-        parts = described.setdefault("components", {})
-        parts.setdefault("schemas", {})["Problem"] = _SCHEMA
-        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "made with `foodray keys add`"}}
-        for path, operations in described["paths"].items():
-            for operation in operations.values() if path.startswith("/v1/") else ():
-                operation["security"] = [{"key": []}]
-        return described
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.add_exception_handler(StorageError, _storage)
+    app.add_exception_handler(PhotoError, _photo)

@@ -10,11 +10,13 @@ from typing import Annotated, Any, TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from foodray.errors import StorageError
 from foodray.serving.access import Key
+from foodray.serving.body import read_message
 from foodray.serving.corrections import Correction, Reviewed, Save
+from foodray.serving.openapi import REVIEWED, answers
 from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Order, Reviews, Summary
 from foodray.serving.service import allowed, service_of
@@ -35,6 +37,10 @@ _EXAMPLE = {
 }
 
 
+_ONE = answers(*REVIEWED, "not_found")
+_SAVING = answers(*REVIEWED, "not_found", "malformed_request", "unsupported_media_type", "body_too_large", "invalid_option", "conflict", "timeout")
+
+
 class Listing(BaseModel):
     """A part of the list of analyses."""
 
@@ -52,7 +58,7 @@ def router() -> APIRouter:
 
 
 def _add_reading(routes: APIRouter) -> None:
-    @routes.get("/analyses", summary="List kept analyses")
+    @routes.get("/analyses", summary="List kept analyses", responses=answers(*REVIEWED, "invalid_option"))
     async def list_analyses(
         request: Request,
         key: ReviewKey,
@@ -66,7 +72,7 @@ def _add_reading(routes: APIRouter) -> None:
         response.headers.update(_PRIVATE)
         return Listing(analyses=found[:limit], next=found[limit - 1].analysis_id if len(found) > limit else None)
 
-    @routes.get("/analyses/{analysis_id}", summary="One kept analysis with its corrections")
+    @routes.get("/analyses/{analysis_id}", summary="One kept analysis with its corrections", responses=_ONE)
     async def get_analysis(request: Request, key: ReviewKey, response: Response, analysis_id: str) -> Reviewed:
         """The answer as it was given, what reviewers said of it, and what holds now."""
         response.headers.update(_PRIVATE)
@@ -76,7 +82,7 @@ def _add_reading(routes: APIRouter) -> None:
         "/analyses/{analysis_id}/photo",
         summary="The photo of a kept analysis",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+        responses={**_ONE, 200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
     )
     async def get_photo(request: Request, key: ReviewKey, analysis_id: str) -> Response:
         """Its pixels alone, as a JPEG of at most 1600 px a side; not_found where the client did not ask to keep it."""
@@ -88,16 +94,18 @@ def _add_writing(routes: APIRouter) -> None:
     @routes.post(
         "/analyses/{analysis_id}/corrections",
         summary="Correct the items of an analysis",
+        responses=_SAVING,
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(), "example": _EXAMPLE}}}},
     )
     async def post_corrections(request: Request, key: ReviewKey, response: Response, analysis_id: str) -> Reviewed:
         """All are kept or none. What the model said stays as it is; the answer is what holds now."""
-        reviews, save = _reviews(request), await _read_save(request)
+        reviews, timeout_s = _reviews(request), service_of(request).config.http.timeout_s
+        save = await read_message(request, Save, max_bytes=MAX_BODY_BYTES, timeout_s=timeout_s)
         labels = await _labels(request)
         response.headers.update(_PRIVATE)
         return await _in_thread(reviews.correct, analysis_id, save, key=key, labels=labels)
 
-    @routes.delete("/analyses/{analysis_id}", summary="Take an analysis away", status_code=204)
+    @routes.delete("/analyses/{analysis_id}", summary="Take an analysis away", status_code=204, responses=_ONE)
     async def delete_analysis(request: Request, key: ReviewKey, analysis_id: str) -> None:
         """With its photo and its corrections, as for a participant who withdraws. It cannot be undone."""
         await _in_thread(_reviews(request).delete, analysis_id, key)
@@ -145,22 +153,6 @@ async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         raise RequestError("storage_error", "the analyses cannot be read or written now; try again, and ask the operator if it stays so") from error
 
 
-async def _read_save(request: Request) -> Save:
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise RequestError("unsupported_media_type", "send corrections as application/json")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError("body_too_large", f"corrections may have {MAX_BODY_BYTES} bytes")
-    try:
-        return Save.model_validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        code = "malformed_request" if first["type"] == "json_invalid" else "invalid_option"
-        raise RequestError(code, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"[:300]) from error
-
-
 def _schema() -> dict[str, Any]:
     """The schema of a save in one piece: FastAPI does not collect the parts of a body that it does not read."""
     schema = Save.model_json_schema()
@@ -177,4 +169,4 @@ def _download(data: bytes, media_type: str, name: str) -> Response:
 
 
 def _of_type(media_type: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {media_type: {"schema": {"type": "string" if media_type == "text/csv" else "object"}}}}}
+    return {**answers(*REVIEWED), 200: {"content": {media_type: {"schema": {"type": "string" if media_type == "text/csv" else "object"}}}}}

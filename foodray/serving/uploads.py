@@ -49,7 +49,7 @@ class PhotoSpec(_Asked):
     uri: str | None = Field(default=None, min_length=1, max_length=2048, description="its location under a root of the endpoint, where it is not uploaded")
     boxes: list[BoxSpec] = Field(default=[], max_length=MAX_BOXES, description="boxes of the items; none: the endpoint looks for them")
     marker_id: str | None = Field(default=None, max_length=100, description="the reference object to look for")
-    px_per_mm: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="scale on the table plane, where it was measured before")
+    px_per_mm: float | None = Field(default=None, ge=1e-3, le=1e4, description="scale on the table plane, where it was measured before")
 
 
 class References(_Asked):
