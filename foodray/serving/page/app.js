@@ -461,7 +461,7 @@ for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) =
 for (const kind of ["dragover", "dragleave", "drop"]) at("drop").addEventListener(kind, (event) => at("drop").classList.toggle("over", event.type === "dragover"));
 window.addEventListener("drop", (event) => event.dataTransfer?.files.length && upload(event.dataTransfer.files));
 window.addEventListener("beforeunload", (event) => {
-  if ([...state.reviews.values()].some((one) => one.unsaved)) event.preventDefault();
+  if ([...state.reviews.values()].some((one) => one.unsaved && one.doc.analysis_id !== null)) event.preventDefault();
 });
 
 if (storedKey()) trying(connect)();
