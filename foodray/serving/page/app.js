@@ -1,48 +1,20 @@
 // The page: wires the endpoint (api.js), the photo under review (review.js), the picture (overlay.js) and the table (items.js) together.
 
 import { Problem, analysisPath, call, getJson, storeKey, storedKey } from "./api.js";
+import { readBox, writeBox } from "./boxes.js";
 import { ItemTable } from "./items.js";
+import { listen } from "./keys.js";
 import { Overlay } from "./overlay.js";
 import { amountsOf, showHistory, showKept, showQuality, showTotals, showVersions } from "./panels.js";
-import { Review, clock } from "./review.js";
+import { Review, clock, unkept } from "./review.js";
+import { at, on, quiet, say, tell, trying } from "./shell.js";
 import { AMOUNTS, make } from "./words.js";
 
-const at = (id) => document.getElementById(id);
 const PAGE = 50;
 const state = { reviews: new Map(), images: new Map(), current: null, chosen: null, kept: [], next: null, labels: new Set(), targets: new Set(), canKeep: true, loaded: 0, opened: 0 };
 const overlay = new Overlay(at("stage"), { onSelect: (id) => select(id, { focus: true }) });
 const table = new ItemTable(at("items"), { onSelect: (id) => select(id), onChange: change, onConfirm: confirmItem, onDelete: deleteItem });
 const review = () => state.reviews.get(state.current);
-
-// ---- Words to the user.
-
-function say(words) {
-  at("status").textContent = words;
-}
-
-function tell(problem) {
-  if (!(problem instanceof Problem)) console.error(problem);
-  const words = problem instanceof Problem ? problem.message : "The page failed here. Reload it; what was saved is safe.";
-  const about = [problem.code && `code ${problem.code}`, problem.requestId && `request ${problem.requestId}`].filter(Boolean).join(", ");
-  const dismiss = make("button", { type: "button", className: "plain", textContent: "Dismiss" });
-  dismiss.addEventListener("click", () => quiet());
-  at("problem").replaceChildren(make("p", { textContent: words }), ...(about ? [make("p", {}, make("small", { textContent: about }))] : []), dismiss);
-  at("problem").hidden = false;
-  say("");
-}
-
-function quiet() {
-  at("problem").hidden = true;
-}
-
-/** An event handler whose failure is told. */
-const trying = (handler) => async (event) => {
-  try {
-    await handler(event);
-  } catch (problem) {
-    tell(problem);
-  }
-};
 
 // ---- Key, labels, the list of kept analyses.
 
@@ -109,12 +81,6 @@ async function analyze(file) {
   state.images.set(id, URL.createObjectURL(file));
   if (!reply.analysis_ids) state.reviews.set(id, new Review(unkept(reply)));
   return id;
-}
-
-/** The answer of an endpoint that keeps nothing, in the form of a kept analysis. */
-function unkept({ photos: [photo], versions }) {
-  const items = photo.items?.map((item) => ({ ...item, class_name: item.class_name ?? item.mask_class_name, predicted: item, deleted: false, confirmed: false, reviewer: null, reviewed_at: null }));
-  return { analysis_id: null, photo, versions, items: items ?? null, no_food: null, corrections: [], has_photo: false };
 }
 
 async function open(id) {
@@ -243,23 +209,6 @@ function undo() {
 
 // ---- Boxes: of an item, and of one that is added.
 
-const fields = (kind) => ["x", "y", "w", "h"].map((part) => at(`${kind}-${part}`));
-
-function writeBox(kind, box) {
-  fields(kind).forEach((input, place) => (input.value = box ? String(Math.round(box[place] * 10) / 10) : ""));
-}
-
-/** The numbers of a box, null where none is given; throws a `Problem` for what is no box inside the photo. */
-function readBox(kind) {
-  const texts = fields(kind).map((input) => input.value.trim());
-  if (texts.every((text) => text === "")) return null;
-  const [x, y, width, height] = texts.map((text) => (text === "" ? NaN : Number(text)));
-  const { width_px: wide, height_px: high } = review().doc.photo;
-  const inside = x >= 0 && y >= 0 && width > 0 && height > 0 && x + width <= wide && y + height <= high;
-  if (!inside) throw new Problem(`A box needs four numbers and lies inside the photo of ${wide} × ${high} px.`);
-  return [x, y, width, height];
-}
-
 function showBox(item) {
   at("box-form").hidden = !item || item.status === "rejected";
   if (!item || at("box-form").contains(document.activeElement)) return;
@@ -294,7 +243,7 @@ function addItem() {
     throw new Problem("The new item needs a class.");
   }
   const text = at("add-amount").value.trim();
-  const value = { class_name, bbox_xywh_px: readBox("add"), [at("add-amount").dataset.name]: text === "" ? null : Number(text) };
+  const value = { class_name, bbox_xywh_px: readBox("add", review().doc.photo), [at("add-amount").dataset.name]: text === "" ? null : Number(text) };
   const id = review().add(value, { freeLabel: !state.labels.has(class_name) });
   closeAdd();
   state.chosen = id;
@@ -360,7 +309,7 @@ async function download({ path, name }) {
   say(`${name} was downloaded.`);
 }
 
-// ---- Keys of the keyboard.
+// ---- Wires.
 
 const KEYS = {
   j: () => move(1),
@@ -377,8 +326,6 @@ const KEYS = {
   s: () => save(),
 };
 
-const isField = (element) => element.matches("input:not([type=checkbox], [type=file]), select, textarea");
-
 function leave(element) {
   if (!at("add-form").hidden && (at("add-form").contains(element) || overlay.isDrawing)) closeAdd();
   overlay.stop();
@@ -386,25 +333,7 @@ function leave(element) {
   if (state.chosen) table.focus(state.chosen);
 }
 
-document.addEventListener(
-  "keydown",
-  trying(async (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || at("help").open) return;
-    const field = isField(event.target);
-    if (event.key === "?" && !field) at("help").showModal();
-    if (!review() || at("work").inert) return;
-    if (event.key === "Escape") leave(event.target);
-    else if (event.key === "Enter" && field && at("items").contains(event.target) && event.target.matches("input")) leave(event.target);
-    else if (!field && Object.hasOwn(KEYS, event.key) && !(event.target.closest("#choose, header") && event.key.startsWith("Arrow"))) {
-      event.preventDefault();
-      await KEYS[event.key]();
-    }
-  }),
-);
-
-// ---- Wires.
-
-const on = (id, kind, handler) => at(id).addEventListener(kind, trying(handler));
+listen({ commands: KEYS, leave, isReady: () => Boolean(review()) && !at("work").inert });
 
 on("key-form", "submit", async (event) => {
   event.preventDefault();
@@ -441,7 +370,7 @@ on("add-form", "submit", (event) => {
 on("box-form", "submit", (event) => {
   event.preventDefault();
   const id = state.chosen;
-  change(id, "bbox_xywh_px", readBox("box"));
+  change(id, "bbox_xywh_px", readBox("box", review().doc.photo));
   table.focus(id);
 });
 on("box-draw", "click", () => {

@@ -138,6 +138,12 @@ export class Review {
   }
 }
 
+/** The answer of an endpoint that keeps nothing, in the form of a kept analysis. */
+export function unkept({ photos: [photo], versions }) {
+  const items = photo.items?.map((item) => ({ ...item, class_name: item.class_name ?? item.mask_class_name, predicted: item, deleted: false, confirmed: false, reviewer: null, reviewed_at: null }));
+  return { analysis_id: null, photo, versions, items: items ?? null, no_food: null, corrections: [], has_photo: false };
+}
+
 function valuesOf({ class_name, mask_class_name, bbox_xywh_px, portion }) {
   const amounts = Object.fromEntries(NAMES.map((name) => [name, portion[name]?.value ?? null]));
   return { class_name: class_name ?? mask_class_name ?? null, bbox_xywh_px: bbox_xywh_px ?? null, ...amounts };
