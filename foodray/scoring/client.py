@@ -210,6 +210,7 @@ def _address(config: EndpointConfig, *, has_key: bool) -> _Address:
     try:
         parts = urlsplit(config.endpoint)
         host, _ = parts.hostname or "", parts.port
+        host.encode("idna")
     except ValueError as error:
         raise ConfigError(f"endpoint = {config.endpoint!r}: {error}") from error
     if parts.username is not None or parts.password is not None:

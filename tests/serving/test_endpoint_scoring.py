@@ -257,7 +257,7 @@ class TestKey:
             ("https://food.example.org/?key=secret", "", "must be the address"),
             ("https://food.example.org:port", "", "endpoint"),
             ("https://food example.org", "", "must be the address"),
-            ("https://food..example.org", "", "cannot be asked|does not answer"),
+            ("https://food..example.org", "", "endpoint = 'https://food..example.org': "),
             ("https://food.example.org", "sec\nret", "no key has"),
         ],
     )
