@@ -1,7 +1,8 @@
 """`foodray serve`: the endpoint on this machine, or on the cluster of RAY_ADDRESS."""
 
 import os
-import time
+import signal
+import threading
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -37,11 +38,12 @@ def serve(arguments: list[str]) -> None:
     config = ServeConfig(**{item.name: getattr(parsed, item.name) for item in fields(ServeConfig)})
     connect(dashboard=bool(config.jobs.results))
     address = start(config, host=parsed.host, port=parsed.port)
-    print(f"serving at   {address}")
+    print(f"serving at   {address}", flush=True)
     if os.environ.get("RAY_ADDRESS"):
         return
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        print("stopped")
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(1.0):  # a wait without end would not see the signal
+        pass
+    print("stopped")

@@ -27,7 +27,7 @@ from foodray.scoring.config import ScoreConfig, fingerprint
 from foodray.scoring.quantize import with_int8
 from foodray.scoring.scorer import Scorer, ScorerJob
 from foodray.storage.bundle import read_bundle
-from foodray.storage.store import Store
+from foodray.storage.store import Store, read_text
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,9 @@ def _markers_yaml(config: ScoreConfig, study: Study) -> str | None:
     """The text of the study's markers.yaml, or of the one of the settings."""
     if study.markers_yaml is not None or not config.markers:
         return study.markers_yaml
-    folder, _, file = config.markers.rpartition("/")
     try:
-        return Store(folder or "/" if "/" in config.markers else ".").read(file).decode("utf-8-sig")
-    except (OSError, StorageError, UnicodeDecodeError) as error:
+        return read_text(config.markers)
+    except (OSError, StorageError) as error:
         raise ConfigError(f"markers = {config.markers!r} cannot be read: {error}") from error
 
 

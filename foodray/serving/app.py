@@ -15,15 +15,18 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from foodray.config import from_plain
 from foodray.corpus.marker import read_markers
-from foodray.errors import ConfigError
+from foodray.errors import ConfigError, StorageError
 from foodray.serving.access import ring_or_refuse
 from foodray.serving.config import ReplicaConfig, ServeConfig
 from foodray.serving.gate import Gate
-from foodray.serving.graph import Decoder, Ingress, Recogniser, Segmenter, read_text
+from foodray.serving.graph import Decoder, Ingress, Recogniser, Segmenter
 from foodray.storage.bundle import read_bundle
-from foodray.storage.store import Store
+from foodray.storage.store import Store, read_text
 from foodray.tasks import task_of
 from foodray.tasks.segmentation import SegmentationTask
+
+SPARE_S = 30.0
+"""What Serve waits beyond the endpoint's own time for a request, so that a timeout is answered as a problem."""
 
 
 class ServeArgs(BaseModel):
@@ -53,12 +56,15 @@ def application(config: ServeConfig) -> Application:
     config = with_full_locations(config)
     ring_or_refuse(config.keys)
     if config.markers:
-        read_markers(read_text(config.markers))
+        try:
+            read_markers(read_text(config.markers))
+        except (OSError, StorageError) as error:
+            raise ConfigError(f"markers = {config.markers!r} cannot be read: {error}") from error
     networks = [_network(config, place) for place in range(len(config.analyzer.bundles))]
-    decoder = _DECODER.options(**_spread(config.graph.decoder)).bind(config.analyzer, config.markers, networks)
+    decoder = _DECODER.options(**_spread(config, config.graph.decoder)).bind(config.analyzer, config.markers, networks)
     gate = _GATE.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256).bind()
     busy = BackpressureConfig(status_code=503, retry_after_s=2)
-    made: Application = _INGRESS.options(**_spread(config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
+    made: Application = _INGRESS.options(**_spread(config, config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
     return made
 
 
@@ -81,15 +87,16 @@ def _network(config: ServeConfig, place: int) -> Any:
     kind, name = (_SEGMENTER, "Segmenter") if finds else (_RECOGNISER, f"Recogniser{place + 1}")
     if config.analyzer.runtime == "openvino_int8" and quantized is None:
         raise ConfigError("runtime = 'openvino_int8' needs analyzer.quantized: the folders runtime/0, runtime/1 … of a scoring run with that runtime")
-    return kind.options(name=name, **_spread(spread)).bind(location, config.analyzer, config.graph.batch, quantized)
+    return kind.options(name=name, **_spread(config, spread)).bind(location, config.analyzer, config.graph.batch, quantized)
 
 
-def _spread(replicas: ReplicaConfig) -> dict[str, Any]:
-    """Serve's options for a deployment."""
+def _spread(config: ServeConfig, replicas: ReplicaConfig) -> dict[str, Any]:
+    """Serve's options for a deployment. A replica that is replaced may end what it has begun: Serve's 20 s cut off requests that waited for other replicas."""
     options: dict[str, Any] = {
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         "max_ongoing_requests": replicas.max_ongoing,
         "max_queued_requests": replicas.max_queued,
+        "graceful_shutdown_timeout_s": config.http.timeout_s + SPARE_S,
     }
     if replicas.max_replicas == replicas.min_replicas:
         return {**options, "num_replicas": replicas.min_replicas}

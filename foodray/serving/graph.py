@@ -38,7 +38,7 @@ from foodray.serving.jobs import Jobs
 from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Reviews
 from foodray.serving.service import Answer, Service
-from foodray.storage.store import Store
+from foodray.storage.store import Store, read_text
 from foodray.tasks.base import Rows
 
 log = logging.getLogger(__name__)
@@ -224,12 +224,6 @@ async def patiently(call: Callable[[], Awaitable[T]], attempts: int = 6) -> T:
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT_S)
     raise AssertionError("unreachable")
-
-
-def read_text(location: str) -> str:
-    """A small text file, local or s3://."""
-    folder, _, name = location.rpartition("/")
-    return Store(folder or ".").read(name).decode()
 
 
 # ---- The door.

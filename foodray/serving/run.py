@@ -7,13 +7,11 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
-from foodray.serving.app import application
+from foodray.serving.app import SPARE_S, application
 from foodray.serving.config import ServeConfig
 
 log = logging.getLogger(__name__)
 APPLICATION = "foodray"
-SPARE_S = 30.0
-"""What Serve waits beyond the endpoint's own time for a request, so that a timeout is answered as a problem."""
 
 
 def start(config: ServeConfig, *, host: str = "127.0.0.1", port: int = 8000) -> str:

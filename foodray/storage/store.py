@@ -184,6 +184,16 @@ class Store:
         return target
 
 
+def read_text(location: str) -> str:
+    """A small text file by its full location, local or s3://, without a byte order mark; raises `FileNotFoundError`, `PermissionError` or `StorageError`."""
+    folder, slash, name = location.rpartition("/")
+    data = Store(folder or slash or ".").read(name)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{location} is not text in UTF-8: {error}") from error
+
+
 def _was_there(error: Exception) -> bool:
     """Whether an S3 server refused a conditional PUT because of its condition. s3fs knows that by AWS's words, and Ceph sends none."""
     response = getattr(error.__cause__, "response", None) or {}

@@ -28,7 +28,10 @@ def free_ports(number: int) -> list[int]:
 
 @contextmanager
 def ray_head(log: Path, *, num_cpus: int = 6) -> Iterator[dict[str, str]]:
-    """A head while the block runs. RAY_API_SERVER_ADDRESS of the environment is its dashboard; RAY_ADDRESS is not set."""
+    """A head while the block runs; yields a user's environment.
+
+    RAY_API_SERVER_ADDRESS is its dashboard; `FOODRAY_TEST_HEAD` is what RAY_ADDRESS would be, which is not set.
+    """
     gcs, dashboard, client, agent, agent_grpc = free_ports(5)  # the session's own Ray has taken the default ones
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
     environment = {**{name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}, **token}
@@ -38,6 +41,7 @@ def ray_head(log: Path, *, num_cpus: int = 6) -> Iterator[dict[str, str]]:
     command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
     command += [f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", "--disable-usage-stats", f"--temp-dir={folder}"]
     user = {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    user["FOODRAY_TEST_HEAD"] = f"127.0.0.1:{gcs}"
     with log.open("w") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT)
     try:

@@ -4,9 +4,6 @@ Slow (a head, four jobs): `make acceptance`. What needs no Ray is in test_job_bo
 """
 
 import json
-import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -14,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import requests
 from endpoint_helpers import Client, problem
 from odd import make_bundle, odd_files, write_archive
+from ray_head import ray_head
 
 from foodray.scoring.files import read_tables
 from foodray.serving.access import add_key
@@ -26,7 +23,6 @@ from foodray.serving.jobs import TABLES, _last_error
 from foodray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).parent / "ray")
 ENDPOINT = """
 import json, sys
 import ray
@@ -51,16 +47,6 @@ sys.stdin.read()
 """
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for probe in sockets:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where everything is."""
@@ -76,40 +62,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(place: Path) -> Iterator[str]:
     """A head of our own on loopback, and an endpoint in one of its actors; its address."""
-    gcs, dashboard, client, agent, agent_grpc = free_ports(5)  # the session's own Ray has taken the default ones
-    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    path = f"{ROOT}:{ROOT / 'tests' / 'serving'}"
-    environment = {**kept, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    folder = f"/tmp/fr-{secrets.token_hex(3)}"  # a short path: sockets live below it
-    command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
-    command += [f"--ray-client-server-port={client}", "--node-ip-address=127.0.0.1", "--num-cpus=8", "--disable-usage-stats", f"--temp-dir={folder}"]
-    with (place / "head.log").open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        endpoint = None
-        try:
-            bundle = make_bundle(place / "bundle")
-            words = [sys.executable, "-c", ENDPOINT, f"127.0.0.1:{gcs}", bundle, str(place / "keys"), str(place / "results"), str(place / "studies")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests' / 'serving'}")
+        patch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+        with ray_head(place / "head.log", num_cpus=8) as user:
+            user.pop("RAY_API_SERVER_ADDRESS")
             add_key(str(place / "keys"), "first", ["analyze"])
-            wait_until(lambda: is_well(head, f"127.0.0.1:{gcs}", environment))
-            endpoint = subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-            assert endpoint.stdout is not None
-            url = endpoint.stdout.readline().strip()
-            assert url, (place / "head.log").read_text()[-3000:]
-            yield url
-        finally:
-            family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-            for member in (*filter(None, (endpoint, head)), *family):
-                member.terminate()
-            psutil.wait_procs(family, timeout=10)
-            head.wait(30)
-
-
-def is_well(head: "subprocess.Popen[bytes]", address: str, environment: dict[str, str]) -> bool:
-    """Whether a head answers."""
-    assert head.poll() is None, "the head did not start"
-    asked = subprocess.run([RAY, "health-check", f"--address={address}"], env=environment, capture_output=True, check=False)
-    return asked.returncode == 0
+            words = [sys.executable, "-c", ENDPOINT, user["FOODRAY_TEST_HEAD"], make_bundle(place / "bundle")]
+            words += [str(place / name) for name in ("keys", "results", "studies")]
+            with (place / "endpoint.log").open("w") as log:
+                endpoint = subprocess.Popen(words, env=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            try:
+                assert endpoint.stdout is not None
+                url = endpoint.stdout.readline().strip()
+                assert url, (place / "endpoint.log").read_text()[-3000:]
+                yield url
+            finally:
+                endpoint.terminate()
+                endpoint.wait(30)
 
 
 def wait_until(is_so: Any, limit_s: float = 240.0) -> None:

@@ -47,7 +47,8 @@ def ask(address: str, token: str) -> dict[str, Any]:
     return found
 
 
-def test_foodray_serve_answers_until_it_is_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_foodray_serve_answers_until_it_is_told_to_end(tmp_path: Path, signal_number: int) -> None:
     token = add_key(str(tmp_path / "keys"), "test", ["analyze"])
     [port] = free_ports(1)
     words = [str(BIN / "foodray"), "serve", "--bundles", make_bundle(tmp_path / "bundle"), "--keys", str(tmp_path / "keys"), "--port", str(port)]
@@ -56,7 +57,7 @@ def test_foodray_serve_answers_until_it_is_interrupted(tmp_path: Path) -> None:
         try:
             until(lambda: is_ready(f"http://127.0.0.1:{port}"), process)
             assert ask(f"http://127.0.0.1:{port}", token)["photos"][0]["status"] == "ok"
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal_number)
             assert process.wait(60) == 0, (tmp_path / "log").read_text()[-3000:]
         finally:
             process.kill()
