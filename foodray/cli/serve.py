@@ -2,7 +2,7 @@
 
 import os
 import signal
-import threading
+import time
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -36,14 +36,12 @@ def serve(arguments: list[str]) -> None:
 
     parsed = tyro.cli(Serve, args=arguments, prog="foodray serve", description=_HELP)
     config = ServeConfig(**{item.name: getattr(parsed, item.name) for item in fields(ServeConfig)})
-    connect(dashboard=bool(config.jobs.results))
-    address = start(config, host=parsed.host, port=parsed.port)
-    print(f"serving at   {address}", flush=True)
-    if os.environ.get("RAY_ADDRESS"):
-        return
-    ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-        signal.signal(number, lambda *_: ended.set())
-    while not ended.wait(1.0):  # a wait without end would not see the signal
-        pass
-    print("stopped")
+        signal.signal(number, signal.default_int_handler)
+    try:
+        connect(dashboard=bool(config.jobs.results))
+        print(f"serving at   {start(config, host=parsed.host, port=parsed.port)}", flush=True)
+        while not os.environ.get("RAY_ADDRESS"):
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopped")
