@@ -153,6 +153,20 @@ def test_a_limit_holds_over_all_replicas_of_the_ingress(endpoint: Endpoint) -> N
     assert endpoint.post(encoded(picture(1))).status_code == 200, "another key is not held up"
 
 
+def test_prometheus_reads_requests_by_route_and_status(endpoint: Endpoint) -> None:
+    """At Ray's own metrics port, some seconds after."""
+    assert endpoint.post(b"no photo").status_code == 422
+    [node] = [node for node in ray.nodes() if node["Alive"]]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def refused() -> list[str]:
+        lines = requests.get(address, timeout=10).text.splitlines()
+        return [line for line in lines if line.startswith("ray_foodray_http_requests") and 'route="/v1/analyze"' in line and 'status="422"' in line]
+
+    _until(refused)
+    assert all('method="POST"' in line for line in refused())
+
+
 class Load:
     """Clients that send photos until they are stopped."""
 
