@@ -36,10 +36,10 @@ def serve(arguments: list[str]) -> None:
 
     parsed = tyro.cli(Serve, args=arguments, prog="foodray serve", description=_HELP)
     config = ServeConfig(**{item.name: getattr(parsed, item.name) for item in fields(ServeConfig)})
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
     try:
         connect(dashboard=bool(config.jobs.results))
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ray has a handler of its own, and a shell may have started us with SIGINT ignored
+            signal.signal(number, signal.default_int_handler)
         print(f"serving at   {start(config, host=parsed.host, port=parsed.port)}", flush=True)
         while not os.environ.get("RAY_ADDRESS"):
             time.sleep(3600)
