@@ -20,7 +20,7 @@ from foodray.serving.access import ring_or_refuse
 from foodray.serving.config import ReplicaConfig, ServeConfig
 from foodray.serving.gate import Gate
 from foodray.serving.graph import Decoder, Ingress, Recogniser, Segmenter
-from foodray.storage.bundle import read_bundle
+from foodray.storage.bundle import Bundle, read_bundle
 from foodray.storage.store import Store, read_text
 from foodray.tasks import task_of
 from foodray.tasks.segmentation import SegmentationTask
@@ -60,8 +60,11 @@ def application(config: ServeConfig) -> Application:
             read_markers(read_text(config.markers))
         except (OSError, StorageError) as error:
             raise ConfigError(f"markers = {config.markers!r} cannot be read: {error}") from error
-    networks = [_network(config, place) for place in range(len(config.analyzer.bundles))]
-    decoder = _DECODER.options(**_spread(config, config.graph.decoder)).bind(config.analyzer, config.markers, networks)
+    bundles = [read_bundle(location) for location in config.analyzer.bundles]
+    networks = [_network(config, place, bundle) for place, bundle in enumerate(bundles)]
+    decoder = _DECODER.options(**_spread(config, config.graph.decoder)).bind(
+        config.analyzer, config.markers, networks, [bundle.bundle_id for bundle in bundles]
+    )
     gate = _GATE.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256).bind()
     busy = BackpressureConfig(status_code=503, retry_after_s=2)
     made: Application = _INGRESS.options(**_spread(config, config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
@@ -78,16 +81,16 @@ def with_full_locations(config: ServeConfig) -> ServeConfig:
     return replace(config, analyzer=replace(config.analyzer, **full), http=replace(config.http, photo_roots=roots), jobs=jobs, **places)  # type: ignore[arg-type]
 
 
-def _network(config: ServeConfig, place: int) -> Any:
+def _network(config: ServeConfig, place: int, bundle: Bundle) -> Any:
     """The deployment of a bundle, by its place."""
     location = config.analyzer.bundles[place]
-    finds = isinstance(task_of(read_bundle(location).card), SegmentationTask)
+    finds = isinstance(task_of(bundle.card), SegmentationTask)
     quantized = config.analyzer.quantized[place] if config.analyzer.quantized else None
     spread = config.graph.segmenter if finds else config.graph.recogniser
     kind, name = (_SEGMENTER, "Segmenter") if finds else (_RECOGNISER, f"Recogniser{place + 1}")
     if config.analyzer.runtime == "openvino_int8" and quantized is None:
         raise ConfigError("runtime = 'openvino_int8' needs analyzer.quantized: the folders runtime/0, runtime/1 … of a scoring run with that runtime")
-    return kind.options(name=name, **_spread(config, spread)).bind(location, config.analyzer, config.graph.batch, quantized)
+    return kind.options(name=name, **_spread(config, spread)).bind(location, bundle.bundle_id, config.analyzer, config.graph.batch, quantized)
 
 
 def _spread(config: ServeConfig, replicas: ReplicaConfig) -> dict[str, Any]:

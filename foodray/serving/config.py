@@ -65,6 +65,13 @@ class GraphConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Of the segmenter and the recognisers."""
 
+    def __post_init__(self) -> None:
+        if min(self.segmenter.max_ongoing, self.recogniser.max_ongoing) < self.batch.max_photos:
+            raise ConfigError(
+                f"max_ongoing = {self.segmenter.max_ongoing} (segmenter) and {self.recogniser.max_ongoing} (recogniser) must be at least "
+                f"batch.max_photos = {self.batch.max_photos}: a fuller batch would never come"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class HttpConfig:

@@ -12,6 +12,7 @@ only callers that know its bundle, so while a bundle is exchanged no answer mixe
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from foodray.analyzer.networks import Network, NetworkFacts, make_network
 from foodray.analyzer.photos import Found
 from foodray.analyzer.steps import Seen, Steps, ms_since
 from foodray.corpus.marker import read_markers
+from foodray.errors import BundleError
 from foodray.serving.access import KeyRing
 from foodray.serving.config import BatchConfig, ServeConfig
 from foodray.serving.http import create_app
@@ -44,6 +46,7 @@ from foodray.tasks.base import Rows
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+LONGEST_START_S = 300.0
 BUSY_RETRY_S = 2.0
 """What a client is told to wait when too many requests are waiting."""
 
@@ -62,9 +65,11 @@ class Trouble:
 class _Model:
     """A network behind a handle."""
 
-    def __init__(self, network: Network, size: int) -> None:
-        self.network, self.size = network, size
-        self.identity = str(network.card["card_sha256"])
+    def __init__(self, network: Network, size: int, identity: str) -> None:
+        self.network, self.size, self.identity = network, size, identity
+        self.turn = threading.Lock()  # a runtime has one request; health is asked for in another thread
+        if network.card["card_sha256"] != identity:
+            raise BundleError(f"{network.facts.location} was replaced since the endpoint was deployed; deploy it again")
 
     def facts(self) -> NetworkFacts:
         """What the steps must know of it."""
@@ -74,26 +79,31 @@ class _Model:
         """Raise when the network cannot answer any more."""
         spec = self.network.spec
         rows = {"pixels": np.zeros((1, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(1, 90.0), "extent_h_mm": np.full(1, 70.0)}
-        next(iter(self.network.outputs(rows, 1)))
+        with self.turn:
+            next(iter(self.network.outputs(rows, 1)))
 
     async def each(self, call: Callable[[list[Any]], list[T]], given: list[Any]) -> list[T | Trouble]:
         """A call on several at once; where it fails each alone, so that one photo does not fail the others."""
         try:
-            return list(await asyncio.to_thread(call, given))
+            return list(await asyncio.to_thread(self._alone, call, given))
         except Exception as error:
             if len(given) == 1:
                 log.warning("a network failed on a photo", exc_info=error)
                 return [Trouble("failed", f"{type(error).__name__}: {error}")]
         return [answer for one in given for answer in await self.each(call, [one])]
 
+    def _alone(self, call: Callable[[list[Any]], list[T]], given: list[Any]) -> list[T]:
+        with self.turn:
+            return call(given)
+
 
 @serve.deployment
 class Segmenter(_Model):
     """Finds the foods of photos."""
 
-    def __init__(self, location: str, config: AnalyzerConfig, batch: BatchConfig, quantized: str | None) -> None:
+    def __init__(self, location: str, identity: str, config: AnalyzerConfig, batch: BatchConfig, quantized: str | None) -> None:
         use_threads(config)
-        super().__init__(make_network(location, config, quantized=quantized), config.batch_size)
+        super().__init__(make_network(location, config, quantized=quantized), config.batch_size, identity)
         self.finder = Finder(self.network, config.find, config.device)
         _set_batch(self._find, batch)
 
@@ -113,9 +123,9 @@ class Segmenter(_Model):
 class Recogniser(_Model):
     """Reads what is in boxes: class, portion, tags, as its bundle was trained."""
 
-    def __init__(self, location: str, config: AnalyzerConfig, batch: BatchConfig, quantized: str | None) -> None:
+    def __init__(self, location: str, identity: str, config: AnalyzerConfig, batch: BatchConfig, quantized: str | None) -> None:
         use_threads(config)
-        super().__init__(make_network(location, config, quantized=quantized), config.batch_size)
+        super().__init__(make_network(location, config, quantized=quantized), config.batch_size, identity)
         _set_batch(self._read, batch)
 
     async def answer(self, identity: str, rows: Rows) -> dict[str, np.ndarray] | Trouble:
@@ -149,11 +159,13 @@ def _set_batch(method: Any, batch: BatchConfig) -> None:
 class Decoder:
     """Bytes of a photo in, its analysis out."""
 
-    async def __init__(self, config: AnalyzerConfig, markers: str, networks: Sequence[DeploymentHandle[Any]]) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, config: AnalyzerConfig, markers: str, networks: Sequence[DeploymentHandle[Any]], identities: Sequence[str]
+    ) -> None:
         use_threads(config)
         self.markers_yaml = read_text(markers) if markers else None
         self.config, self.networks = config, tuple(networks)
-        facts = await asyncio.gather(*(handle.facts.remote() for handle in networks))
+        facts = await asyncio.gather(*map(facts_of, networks, identities))
         self.steps = Steps(config, facts, read_markers(self.markers_yaml) if self.markers_yaml else {})
         self.handles = {one.location: handle for one, handle in zip(facts, networks, strict=True)}
         self.models_reply = ModelsReply.of(config, facts, self.markers_yaml)
@@ -211,6 +223,20 @@ class Decoder:
             return Trouble("overloaded")
 
 
+async def facts_of(network: DeploymentHandle[Any], identity: str) -> NetworkFacts:
+    """What the steps must know of a network, from a replica that has this bundle; raises `BundleError` when there is none in five minutes.
+
+    While bundles are exchanged, replicas of the old one answer for a while: a decoder that took theirs would refuse everything once they are gone.
+    """
+    end = time.monotonic() + LONGEST_START_S
+    while time.monotonic() < end:
+        facts: NetworkFacts = await network.facts.remote()
+        if facts.card["card_sha256"] == identity:
+            return facts
+        await asyncio.sleep(FIRST_WAIT_S)
+    raise BundleError(f"no network of the bundle {identity[:12]}… came up in {LONGEST_START_S:g} s; the log of its deployment says why")
+
+
 async def patiently(call: Callable[[], Awaitable[T]], attempts: int = 6) -> T:
     """A call through a handle, again with another replica where one died under it: the same photo gives the same answer."""
     wait = FIRST_WAIT_S
@@ -239,6 +265,8 @@ class _RemoteLimiter:
             waits: float = await patiently(lambda: self.gate.take.remote(key_id, requests_per_minute, burst))
         except BackPressureError as error:
             raise RequestError("overloaded", "too many requests are waiting", retry_after_s=BUSY_RETRY_S) from error
+        except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
+            raise RequestError("not_ready", "the gate does not answer", retry_after_s=BUSY_RETRY_S) from error
         return waits
 
 

@@ -35,7 +35,7 @@ from foodray.serving.uploads import Asked, PhotoSpec, References, read_photos
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-ATTEMPTS_AT_ONE_MODEL = 5
+ATTEMPTS_AT_ONE_MODEL = 8
 """How often photos of one request are analysed again while the models are being exchanged, so that all have the same."""
 
 
@@ -115,7 +115,8 @@ async def _answers(service: Service, asked: Sequence[Asked]) -> list[Answer | No
     """One answer a photo, all of the same models; None for a photo that could not be had."""
     answers: list[Answer | None] = [None] * len(asked)
     open_places = [place for place, one in enumerate(asked) if one.refused is None]
-    for _ in range(ATTEMPTS_AT_ONE_MODEL):
+    for attempt in range(ATTEMPTS_AT_ONE_MODEL):
+        await asyncio.sleep(0.05 * 2**attempt if attempt else 0)  # while two decoders of an exchange answer in turn, again at once would change little
         for place, answer in zip(open_places, await _together([service.graph.analyze(_input(asked[place])) for place in open_places]), strict=True):
             answers[place] = answer
         newest = next((answers[place].versions for place in reversed(open_places) if answers[place]), None)  # type: ignore[union-attr]

@@ -41,6 +41,10 @@ KEYS: dict[str, dict[str, Any]] = {
     "south": {"scopes": ["analyze", "review", "jobs"], "study": "south"},
     "revoked": {"scopes": ["admin"]},
 }
+SECRET = "Erika-Mustermann-53.5511N"
+"""What names, metadata and appendices of photos hold in these tests."""
+INSIDE = ("Traceback", 'File "', "site-packages", "foodray.", ".py", "Exception", "<class", "object at 0x")
+"""What no refusal holds."""
 NO_CLUSTER = "http://127.0.0.1:9"
 """Where no dashboard listens: jobs end at the door."""
 
@@ -83,6 +87,17 @@ class Target:
         """Whether a good photo is answered as it should be."""
         answer = self.call("POST", "/v1/analyze", files=[("image", ("a.jpg", photo()))])
         return answer.status_code == 200 and [len(one["items"]) for one in answer.json()["photos"]] == [len(DISCS)]
+
+
+def problem(answer: requests.Response, target: Target) -> tuple[int, str]:
+    """Status and code of a refusal that tells nothing of the inside."""
+    assert answer.headers["Content-Type"] == "application/problem+json", answer.text
+    found = answer.json()
+    assert found["request_id"] == answer.headers["X-Request-ID"]
+    assert found["status"] == answer.status_code
+    said = answer.text + str(answer.headers)
+    assert not [word for word in (*INSIDE, str(target.folder), SECRET, *(token.split("_", 2)[2] for token in target.tokens.values())) if word in said], said
+    return answer.status_code, found["code"]
 
 
 def photo() -> bytes:
