@@ -10,7 +10,7 @@ help:
 	@echo "make test    the test suite (FOODRAY_DATA=../shared/data adds the tests on real photographs)"
 	@echo "make acceptance   what is too slow for every day: jobs submitted to a head; drivers, workers and nodes killed and submitted again"
 	@echo "make check   ruff, mypy, import rules"
-	@echo "make bench   throughput as ratios: decoder against Pillow, training loop against plain PyTorch"
+	@echo "make bench   throughput as ratios: decoder against Pillow, training loop against plain PyTorch, scoring against Ray's recipe, serving against the analyzer"
 	@echo "make lock    resolve infra/requirements.txt again from pyproject.toml"
 
 install: .venv/installed

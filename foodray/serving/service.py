@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 
 from foodray.analyzer import Analysis, PhotoInput
 from foodray.analyzer.messages import ModelsReply, Versions
@@ -72,7 +73,7 @@ def allowed(scope: Scope) -> Callable[[Request], Awaitable[Key]]:
 
     async def check(request: Request) -> Key:
         service = service_of(request)
-        key = Key.anonymous() if service.keys is None else service.keys.check(request.headers.get("authorization"))
+        key = Key.anonymous() if service.keys is None else await run_in_threadpool(service.keys.check, request.headers.get("authorization"))
         request.state.key = key
         limits = service.config.http
         wait = await service.limiter.take(key.key_id, key.requests_per_minute or limits.requests_per_minute, limits.burst)

@@ -203,14 +203,21 @@ def trouble(given: tyro.conf.OmitArgPrefixes[Given] = Given(seconds=60.0), num_c
     """Replicas that come, go and die, and a bundle that is exchanged, under load."""
     seconds = given.seconds
     scaled = ReplicaConfig(min_replicas=1, max_replicas=3, num_cpus=0.2, target_ongoing=2.0, upscale_delay_s=2.0, downscale_delay_s=5.0, max_queued=256)
-    graph = GraphConfig(recogniser=scaled, decoder=ReplicaConfig(num_cpus=0.2, max_queued=256), segmenter=ReplicaConfig(num_cpus=0.2, max_queued=256))
+    twice = ReplicaConfig(min_replicas=2, max_replicas=2, num_cpus=0.2, max_ongoing=64)
+    graph = GraphConfig(
+        ingress=twice, recogniser=scaled, decoder=ReplicaConfig(num_cpus=0.2, max_queued=256), segmenter=ReplicaConfig(num_cpus=0.2, max_queued=256)
+    )
     with _served(given) as (analyzer, some), endpoint(ServeConfig(analyzer=analyzer, graph=graph)) as (config, address, token):
         seen, stop = _watch("Recogniser")
         _print(clients(address, token, some, num=4 * num_clients, seconds=seconds).row("scaling up"))
         time.sleep(45)
         stop()
         print(f"replicas of the recogniser, in order of time: {seen}")
-        for name, event in {"a recogniser killed": _kill("Recogniser"), "the decoder killed": _kill("Decoder")}.items():
+        for name, event in {
+            "a recogniser killed": _kill("Recogniser"),
+            "the decoder killed": _kill("Decoder"),
+            "one of two ingress replicas killed": _kill("Ingress"),
+        }.items():
             _during(event, seconds / 4)
             _print(clients(address, token, some, num=num_clients, seconds=seconds).row(name))
         with tempfile.TemporaryDirectory() as copy:

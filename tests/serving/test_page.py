@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,12 @@ def meal(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("meal") / "Anna's lunch.jpg"
     path.write_bytes(photo())
     return str(path)
+
+
+def picture(page: Page, name: str) -> None:
+    """A screenshot, where FOODRAY_SCREENSHOTS names a folder for them."""
+    if folder := os.environ.get("FOODRAY_SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / f"page-{name}.png"), full_page=True)
 
 
 def rows(page: Page) -> Any:
@@ -182,6 +189,7 @@ def test_corrections_are_saved_with_who_and_when_and_are_there_after_a_reload(op
     page = open_page()
     analysis_id = upload(page, meal)
     before = stored(endpoint, analysis_id)
+    picture(page, "before")
     page.get_by_label("Your name").fill("A. Meier")
     rows(page).nth(0).get_by_label("Class", exact=True).select_option("bread")
     rows(page).nth(0).get_by_label("Energy in kcal").fill("210")
@@ -198,6 +206,7 @@ def test_corrections_are_saved_with_who_and_when_and_are_there_after_a_reload(op
     assert not stored(endpoint, analysis_id)["corrections"]
     page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator("#status")).to_have_text("Saved.")
+    picture(page, "after")
     after = stored(endpoint, analysis_id)
     assert after["photo"] == before["photo"]
     assert [one["predicted"] for one in after["items"][:3]] == [one["predicted"] for one in before["items"]]
