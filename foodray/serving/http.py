@@ -97,6 +97,7 @@ async def analyze(request: Request, options: Annotated[AnalyzeOptions, Query()],
             _refuse_twins(asked)
             answers = await _answers(service, asked)
             replies = [_reply(one, answer) for one, answer in zip(asked, answers, strict=True)]
+            request.app.state.telemetry.count_photos(replies)
             _refuse_single(replies)
             wanted = [reply.without(top_k=options.top_k, masks="masks" in options.include) for reply in replies]
             if "crops" in options.include:
@@ -107,7 +108,6 @@ async def analyze(request: Request, options: Annotated[AnalyzeOptions, Query()],
                 kept = [await asyncio.to_thread(_keep, service, one, reply, versions, key, request, options) for one, reply in zip(asked, replies, strict=True)]
     except TimeoutError as error:
         raise RequestError("timeout", f"the request took more than {service.config.http.timeout_s:g} s", retry_after_s=5) from error
-    request.app.state.telemetry.count_photos(replies)
     return AnalyzeReply(request_id=request.state.request_id, photos=wanted, versions=versions, analysis_ids=kept)
 
 
