@@ -76,8 +76,9 @@ class Steps:
         self.finder = finders[0] if finders else None
         self.readers = tuple(facts for facts in networks if not facts.finds)
         self._classes_from = self._who_names_classes(networks)
-        for one, other in combinations(self.readers, 2):
-            if both := self._kept(one) & self._kept(other):
+        self._used = tuple(self._kept(facts) for facts in self.readers)
+        for (one, its), (other, others) in combinations(zip(self.readers, self._used, strict=True), 2):
+            if both := its & others:
                 raise ConfigError(
                     f"{one.location} and {other.location} both give {', '.join(sorted(both))}; leave one out, or train the second without that head"
                 )
@@ -166,7 +167,7 @@ class Steps:
 
     def fill(self, seen: Sequence[Seen], answers: Sequence[Mapping[str, np.ndarray]], *, infer_ms: float) -> None:
         """Fill in the items from the readers' answers, in the order of `readers`; each photo's time is its share of `infer_ms`."""
-        columns = {name: values for facts, answer in zip(self.readers, answers, strict=True) for name, values in answer.items() if name in self._kept(facts)}
+        columns = {name: values for kept, answer in zip(self._used, answers, strict=True) for name, values in answer.items() if name in kept}
         at = 0
         for one in seen:
             rows_of_one = range(at, at + len(one.boxes))

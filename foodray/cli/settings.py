@@ -24,11 +24,10 @@ def split_config(kind: type[T], arguments: Sequence[str]) -> tuple[T | None, lis
 
 def read_config(kind: type[T], location: str) -> T:
     """A config from a JSON file, local or s3://; raises `ConfigError`."""
-    from foodray.storage.store import Store
+    from foodray.storage.store import read_text
 
-    folder, _, name = location.rpartition("/")
     try:
-        values = json.loads(Store(folder or ("/" if location.startswith("/") else ".")).read(name))
+        values = json.loads(read_text(location))
     except (OSError, ValueError, StorageError) as error:
         raise ConfigError(f"--config {location}: cannot be read as JSON ({type(error).__name__}: {error})") from error
     if not isinstance(values, dict):

@@ -4,7 +4,6 @@ Photos are fetched and hashed here, as a scoring worker does, and analysed there
 is needed. A run belongs to the endpoint's models: when they change on the way it stops, and the same command then makes another run.
 """
 
-import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from foodray.config import digest, from_plain
+from foodray.corpus.hashing import sha256_hex
 from foodray.corpus.manifest import Study
 from foodray.corpus.photo import PhotoLimits
 from foodray.errors import ConfigError
@@ -39,7 +39,7 @@ def _check_markers(study: Study, endpoint: Endpoint) -> None:
     """Raise `ConfigError` when the study describes its markers otherwise than the endpoint; a study that does not takes the endpoint's."""
     if study.markers_yaml is None:
         return
-    mine, theirs = hashlib.sha256(study.markers_yaml.encode()).hexdigest(), endpoint.models.markers_sha256
+    mine, theirs = sha256_hex(study.markers_yaml.encode()), endpoint.models.markers_sha256
     if mine != theirs:
         raise ConfigError(
             f"{study.store.uri('markers.yaml')} (SHA-256 {mine[:8]}) is not the markers.yaml of {endpoint.url} ({theirs[:8] if theirs else 'it has none'}): "

@@ -164,7 +164,6 @@ class Decoder:
     ) -> None:
         use_threads(config)
         self.markers_yaml = read_text(markers) if markers else None
-        self.config, self.networks = config, tuple(networks)
         facts = await asyncio.gather(*map(facts_of, networks, identities))
         self.steps = Steps(config, facts, read_markers(self.markers_yaml) if self.markers_yaml else {})
         self.handles = {one.location: handle for one, handle in zip(facts, networks, strict=True)}
@@ -252,6 +251,16 @@ async def patiently(call: Callable[[], Awaitable[T]], attempts: int = 6) -> T:
     raise AssertionError("unreachable")
 
 
+async def ask(call: Callable[[], Awaitable[Any]], *, waiting: str, silent: str) -> Any:
+    """A patient call from the ingress; raises `RequestError`, overloaded or not_ready, in these words."""
+    try:
+        return await patiently(call)
+    except BackPressureError as error:
+        raise RequestError("overloaded", waiting, retry_after_s=BUSY_RETRY_S) from error
+    except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
+        raise RequestError("not_ready", silent, retry_after_s=BUSY_RETRY_S) from error
+
+
 # ---- The door.
 
 
@@ -261,12 +270,9 @@ class _RemoteLimiter:
 
     async def take(self, key_id: str, requests_per_minute: float, burst: int) -> float:
         """Count one request."""
-        try:
-            waits: float = await patiently(lambda: self.gate.take.remote(key_id, requests_per_minute, burst))
-        except BackPressureError as error:
-            raise RequestError("overloaded", "too many requests are waiting", retry_after_s=BUSY_RETRY_S) from error
-        except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
-            raise RequestError("not_ready", "the gate does not answer", retry_after_s=BUSY_RETRY_S) from error
+        waits: float = await ask(
+            lambda: self.gate.take.remote(key_id, requests_per_minute, burst), waiting="too many requests are waiting", silent="the gate does not answer"
+        )
         return waits
 
 
@@ -278,28 +284,20 @@ class RemoteGraph:
 
     async def models(self) -> ModelsReply:
         """The models of one decoder."""
-        models: ModelsReply = await self._ask(lambda: self.decoder.models.remote())
+        models: ModelsReply = await ask(lambda: self.decoder.models.remote(), waiting="too many photos are waiting", silent="the models do not answer")
         return models
 
     async def analyze(self, photo: PhotoInput) -> Answer:
         """One photo; while bundles are exchanged again and again, for the caller's time at most."""
         wait = FIRST_WAIT_S
         while True:
-            answer = await self._ask(lambda: self.decoder.analyze.remote(photo))
+            answer = await ask(lambda: self.decoder.analyze.remote(photo), waiting="too many photos are waiting", silent="the models do not answer")
             if isinstance(answer, Answer):
                 return answer
             if answer.kind == "overloaded":
                 raise RequestError("overloaded", "too many photos are waiting", retry_after_s=BUSY_RETRY_S)
             await asyncio.sleep(wait)  # exchanged: the decoder that we asked is about to be replaced too
             wait = min(2 * wait, LONGEST_WAIT_S)
-
-    async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        try:
-            return await patiently(call)
-        except BackPressureError as error:
-            raise RequestError("overloaded", "too many photos are waiting", retry_after_s=BUSY_RETRY_S) from error
-        except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
-            raise RequestError("not_ready", "the models do not answer", retry_after_s=BUSY_RETRY_S) from error
 
 
 @serve.deployment

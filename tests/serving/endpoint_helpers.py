@@ -14,27 +14,16 @@ from foodray.serving.access import KeyRing
 from foodray.serving.config import HttpConfig, ServeConfig
 from foodray.serving.http import create_app
 from foodray.serving.jobs import Jobs
-from foodray.serving.limiter import TokenBuckets
+from foodray.serving.limiter import LocalLimiter
 from foodray.serving.local import LocalGraph
 from foodray.serving.service import Service
-
-
-class Buckets:
-    """The limiter in this process."""
-
-    def __init__(self) -> None:
-        self.buckets = TokenBuckets()
-
-    async def take(self, key_id: str, requests_per_minute: float, burst: int) -> float:
-        """Count one request."""
-        return self.buckets.take(key_id, requests_per_minute, burst)
 
 
 def service(config: AnalyzerConfig, *, keys: str = "", markers_yaml: str | None = None, jobs: Jobs | None = None) -> Service:
     """An endpoint's parts around an analyzer."""
     whole = ServeConfig(analyzer=config, http=HttpConfig(requests_per_minute=1e6, burst=10_000))
     graph = LocalGraph(Analyzer.load(config), markers_yaml)
-    return Service(config=whole, graph=graph, limiter=Buckets(), keys=KeyRing.open(keys) if keys else None, reviews=None, jobs=jobs)
+    return Service(config=whole, graph=graph, limiter=LocalLimiter(), keys=KeyRing.open(keys) if keys else None, reviews=None, jobs=jobs)
 
 
 @contextmanager

@@ -9,25 +9,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import torch
-from endpoint_helpers import Buckets, running
-from odd import make_bundle, write_archive
-from test_finding import COLOURS, DISCS, SIDE, plate, seeing
+from endpoint_helpers import running
+from odd import write_archive
+from review_endpoint import disc_analyzer
+from test_finding import DISCS, plate
 
-from foodray.analyzer import Analyzer, AnalyzerConfig
-from foodray.analyzer.networks import make_network
-from foodray.config import to_plain
 from foodray.corpus.photo import PhotoLimits
 from foodray.serving.access import KeyRing, add_key, revoke_key
 from foodray.serving.config import HttpConfig, JobsConfig, ServeConfig
 from foodray.serving.http import create_app
 from foodray.serving.jobs import Jobs
+from foodray.serving.limiter import LocalLimiter
 from foodray.serving.local import LocalGraph
 from foodray.serving.reviews import Reviews
 from foodray.serving.service import Service
-from foodray.storage.bundle import write_bundle
 from foodray.storage.store import Store
-from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_PHOTOS = 4
@@ -105,18 +101,6 @@ def photo() -> bytes:
     return plate(320, 240, *DISCS)
 
 
-def _analyzer(folder: Path, limits: PhotoLimits) -> Analyzer:
-    """Segmentation that sees discs by their colour, and a recogniser with random weights."""
-    torch.manual_seed(0)
-    weights = (1.0, 1.0, 1.0)
-    config = SegmentationConfig(side_px=SIDE)
-    task = SegmentationTask(config=config, labels=("background", *COLOURS), class_weights=weights, encoder_class_weights=weights)
-    write_bundle(Store(str(folder / "masks")), {"task": task.name, "config": to_plain(config), "state": task.state()}, task.network().state_dict())
-    settings = AnalyzerConfig(bundles=(str(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager", limits=limits)
-    finder, reader = (make_network(bundle, settings) for bundle in settings.bundles)
-    return Analyzer(settings, [seeing(finder), reader])
-
-
 @contextmanager
 def attacked(folder: Path, *, dashboard: str = NO_CLUSTER, limits: PhotoLimits | None = None, **http: Any) -> Iterator[Target]:
     """An endpoint that lives as long as the context. Its folder holds photos, studies, keys, reviews, results and bundles."""
@@ -125,11 +109,11 @@ def attacked(folder: Path, *, dashboard: str = NO_CLUSTER, limits: PhotoLimits |
     revoke_key(keys, tokens["revoked"].split("_")[1])
     Store(str(folder / "photos")).write("day1/lunch.jpg", photo(), replace=True)
     write_archive(str(folder / "studies" / "pilot"), num_good=2, odd=False)
-    analyzer = _analyzer(folder / "bundles", limits or PhotoLimits())
+    analyzer = disc_analyzer(folder / "bundles", limits)
     wanted = {"max_body_bytes": MAX_BODY_BYTES, "max_photos": MAX_PHOTOS, "burst": 100_000, "requests_per_minute": 1e7, **http}
     config = ServeConfig(analyzer=analyzer.config, keys=keys, http=HttpConfig(photo_roots=(str(folder / "photos"),), **wanted))
     reviews = Reviews(Store(str(folder / "reviews")))
     jobs = Jobs(JobsConfig(results=str(folder / "results"), study_roots=(str(folder / "studies"),), dashboard=dashboard), analyzer.config, "")
-    parts = Service(config=config, graph=LocalGraph(analyzer), limiter=Buckets(), keys=KeyRing.open(keys), reviews=reviews, jobs=jobs)
+    parts = Service(config=config, graph=LocalGraph(analyzer), limiter=LocalLimiter(), keys=KeyRing.open(keys), reviews=reviews, jobs=jobs)
     with running(create_app(parts)) as url:
         yield Target(url=url, folder=folder, tokens=tokens, reviews=reviews, jobs=jobs)

@@ -1,8 +1,5 @@
 """An endpoint in this process for the tests of reviews and of the page: the real application, analyzer, keys and store, on a port of loopback."""
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +8,14 @@ from typing import Any
 
 import requests
 import torch
-import uvicorn
-from fastapi import FastAPI
+from endpoint_helpers import running
 from odd import make_bundle
 from test_finding import COLOURS, DISCS, SIDE, plate, seeing
 
 from foodray.analyzer import Analyzer, AnalyzerConfig
 from foodray.analyzer.networks import make_network
 from foodray.config import to_plain
+from foodray.corpus.photo import PhotoLimits
 from foodray.serving.access import KeyRing, add_key
 from foodray.serving.config import HttpConfig, ServeConfig
 from foodray.serving.http import create_app
@@ -63,7 +60,7 @@ def photo() -> bytes:
     return plate(960, 720, *DISCS)
 
 
-def _analyzer(folder: Path) -> Analyzer:
+def disc_analyzer(folder: Path, limits: PhotoLimits | None = None) -> Analyzer:
     """Segmentation that sees discs by their colour, and a recogniser with random weights; the same settings as the endpoint's."""
     torch.manual_seed(0)
     weights = (1.0, 1.0, 1.0)
@@ -71,7 +68,7 @@ def _analyzer(folder: Path) -> Analyzer:
     task = SegmentationTask(config=config, labels=("background", *COLOURS), class_weights=weights, encoder_class_weights=weights)
     card = {"task": task.name, "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {}}
     write_bundle(Store(str(folder / "masks")), card, task.network().state_dict())
-    settings = AnalyzerConfig(bundles=(str(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
+    settings = AnalyzerConfig(bundles=(str(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager", limits=limits or PhotoLimits())
     finder, recogniser = (make_network(bundle, settings) for bundle in settings.bundles)
     return Analyzer(settings, [seeing(finder), recogniser])
 
@@ -85,7 +82,7 @@ def serving(folder: Path, *, reviews: bool = True) -> Iterator[Endpoint]:
         "only_analyze": add_key(keys, "app", ["analyze"]),
         "of_a_study": add_key(keys, "other", ["analyze", "review"], study="other"),
     }
-    analyzer = _analyzer(folder)
+    analyzer = disc_analyzer(folder)
     config = ServeConfig(analyzer=analyzer.config, keys=keys, http=HttpConfig(burst=10_000, requests_per_minute=1e6))
     kept = Reviews(Store(str(folder / "reviews")))
     service = Service(
@@ -98,21 +95,3 @@ def serving(folder: Path, *, reviews: bool = True) -> Iterator[Endpoint]:
     )
     with running(create_app(service)) as address:
         yield Endpoint(address=address, folder=folder, reviews=kept, **tokens)
-
-
-@contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    """The address of an application served by uvicorn in a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        listener.close()
