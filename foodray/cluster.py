@@ -42,6 +42,12 @@ def num_workers_at_most(*, use_gpu: bool) -> int:
     return max(1, int(total.get("CPU", 1)) if os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1)
 
 
+def num_runs_at_once(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) -> int:
+    """How many training runs of so many workers the cluster holds side by side, at least 1; each worker has a Ray Data task beside it."""
+    by_cpu = ray.cluster_resources().get("CPU", 1) // (num_workers * (cpus_per_worker + 1))  # type: ignore[no-untyped-call]
+    return max(1, int(min(by_cpu, num_workers_at_most(use_gpu=use_gpu) // num_workers)))
+
+
 def check_resources(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) -> None:
     """Raise `ClusterError` when the workers could never be placed; Ray itself would wait for ever."""
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]

@@ -17,8 +17,10 @@ from tyro.conf import Positional
 
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
-from foodray.cli.printing import print_plan, print_progress, print_run, print_scored, print_scoring
+from foodray.cli.printing import print_plan, print_run, print_scored, print_scoring
+from foodray.cli.search import table1, table1_help
 from foodray.cli.serve import serve, serve_help
+from foodray.cli.train import FAMILIES, train, train_help
 from foodray.config import nearest
 from foodray.errors import ConfigError, FoodrayError, QuarantineError
 
@@ -31,10 +33,6 @@ CorpusArg = Annotated[Positional[str], tyro.conf.arg(metavar="CORPUS")]
 RunArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN")]
 RunAArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_A")]
 RunBArg = Annotated[Positional[str], tyro.conf.arg(metavar="RUN_B")]
-
-Preset = Literal["default", "paper", "sgd", "transfer"]
-Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
-Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    family = arguments[1] if arguments[:1] == ["train"] and len(arguments) > 1 else ""
-    if family in TRAIN:
-        TRAIN[family](arguments[2:])
+    command, family = (*arguments[:2], "", "")[:2]
+    if command in WITH_FAMILY and family in FAMILIES:
+        WITH_FAMILY[command](family, arguments[2:])
         return
-    if arguments[:1] == ["train"] and family not in ("-h", "--help"):
-        raise ConfigError(f"foodray train {family!r}: name a family; {nearest(family, TRAIN)}; its settings: foodray train mtl --help")
+    if command in WITH_FAMILY and family not in ("-h", "--help"):
+        raise ConfigError(f"foodray {command} {family!r}: name a family; {nearest(family, FAMILIES)}; its settings: foodray {command} mtl --help")
     if arguments and arguments[0] in WITH_SETTINGS:
         WITH_SETTINGS[arguments[0]](arguments[1:])
         return
@@ -68,6 +66,7 @@ def _dispatch(arguments: list[str]) -> None:
         "import": import_,
         "index": index,
         "train": train_help,
+        "table1": table1_help,
         "show": show,
         "score": score_help,
         "diff": diff,
@@ -76,10 +75,6 @@ def _dispatch(arguments: list[str]) -> None:
         "keys": keys_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
-
-
-def train_help() -> None:
-    """Train a model: foodray train mtl --help, foodray train segmentation --help."""
 
 
 def sample(out: OutArg, num_participants: int = 24, num_days: int = 2, seed: int = 0) -> None:
@@ -171,82 +166,6 @@ def index(
     print(f"{corpus}: {info['num_photos']} photos ({counts}{'; ' + reasons if reasons else ''}), {info['num_items']} items, {len(info['labels'])} classes")
 
 
-def train_mtl(arguments: list[str]) -> None:
-    """Train the multi-task model (class and portion) on a corpus."""
-    from foodray.tasks.mtl import MtlConfig, MtlTask, preset
-    from foodray.training.config import RunConfig
-
-    @dataclass(frozen=True, kw_only=True)
-    class TrainMtl(RunConfig[MtlConfig]):
-        preset: Preset = "default"
-        """Where the task's settings start: default (AdamW, cosine), paper (as published), sgd (the paper with SGD), transfer (a ResNet-50
-        classifier with a new head, for --row classification)."""
-        row: Row = "sps_cdfa_ln_bn"
-        """Which row of the paper's Table 1."""
-
-    _train(MtlTask, TrainMtl, arguments, {"preset": Preset, "row": Row}, preset)
-
-
-def train_segmentation(arguments: list[str]) -> None:
-    """Train a segmentation network on a corpus with masks."""
-    from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask, preset
-    from foodray.training.config import RunConfig
-
-    @dataclass(frozen=True, kw_only=True)
-    class TrainSegmentation(RunConfig[SegmentationConfig]):
-        preset: Literal["default", "paper"] = "default"
-        """Where the task's settings start: default (AdamW, cosine), paper (ENet's official options, torchvision's reference)."""
-        network: Network = "enet"
-        """Which network; it decides the other settings' defaults."""
-
-    _train(SegmentationTask, TrainSegmentation, arguments, {"preset": Literal["default", "paper"], "network": Network}, preset)
-
-
-TRAIN = {"mtl": train_mtl, "segmentation": train_segmentation}
-
-
-def _train(family: Any, command: Any, arguments: list[str], choices: dict[str, Any], preset: Any) -> None:
-    """Parse a family's settings, which start where `preset` has them for the choices made, and train."""
-    from foodray.report.figures import draw_run
-    from foodray.training.config import RunConfig
-    from foodray.training.run import train
-
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, words in choices.items():
-        first.add_argument(f"--{name}", choices=get_args(words), default=argparse.SUPPRESS)
-    first.exit_on_error = False
-    try:
-        chosen = vars(first.parse_known_args(arguments)[0])
-    except argparse.ArgumentError:
-        chosen = {}  # tyro explains
-    defaults = {name: field.default for name, field in command.__dataclass_fields__.items() if name in choices}
-    start = command(task=preset(*({**defaults, **chosen}[name] for name in choices)), corpus=tyro.MISSING, results=tyro.MISSING)
-    parsed = tyro.cli(command, args=arguments, default=start, prog=f"foodray train {family.name}", description=_TRAIN_HELP[family.name])
-    config = RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)})
-    done = train(named(config, family.name), family, progress=print_progress)
-    draw_run(done.store)
-    print_run(done)
-
-
-_TRAIN_HELP = {
-    "mtl": """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
-
-Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run.""",
-    "segmentation": """Train a network that tells which pixels show which food, on a corpus with masks, with Ray Train.
-
-ENet from scratch in two phases; the others by transfer (--network). Joins the cluster of RAY_ADDRESS, or starts a private one. The same
-command again continues an unfinished run.""",
-}
-
-
-def named(config: Any, family: str) -> Any:
-    """The run's config with a name: its own, or one made from the settings."""
-    from foodray.config import digest, to_plain
-
-    plain = {**to_plain(config), "workers": None, "results": None}
-    return config if config.name else replace(config, name=f"{family}-{digest(plain)[:8]}")
-
-
 def show(run: RunArg) -> None:
     """Print the table of a finished run.
 
@@ -290,7 +209,9 @@ def score(arguments: list[str]) -> None:
     print_scored(score_archive(config, progress=print_scoring))
 
 
-WITH_SETTINGS = {"score": score, "analyze": analyze, "serve": serve, "keys": keys}
+WITH_FAMILY = {"train": train}
+"""Commands whose settings are a family's, which is their first word."""
+WITH_SETTINGS = {"table1": table1, "score": score, "analyze": analyze, "serve": serve, "keys": keys}
 """Commands that parse their own settings."""
 _SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
 
@@ -336,9 +257,9 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
         index(store.uri("study"), store.uri("corpus"))
     print("3/5  training a small segmentation network, which finds the foods, from random weights")
     place = ["--corpus", store.uri("corpus"), "--results", store.uri("runs")]
-    train_segmentation([*place, "--name", "segmentation", *DEMO_SEGMENTATION, "--loop.seed", str(seed)])
+    train("segmentation", [*place, "--name", "segmentation", *DEMO_SEGMENTATION, "--loop.seed", str(seed)])
     print("\n4/5  training the multi-task model, which names them and estimates their energy, from random weights")
-    train_mtl([*place, "--name", "mtl", *DEMO_SETTINGS, "--loop.seed", str(seed)])
+    train("mtl", [*place, "--name", "mtl", *DEMO_SETTINGS, "--loop.seed", str(seed)])
     print("\n5/5  scoring the whole archive with both, as if nobody had drawn a box")
     bundles = [store.uri(f"runs/{name}/bundle") for name in ("segmentation", "mtl")]
     score(["--study", store.uri("study"), "--results", store.uri("scored"), "--bundles", *bundles, *DEMO_SCORING])

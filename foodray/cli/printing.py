@@ -29,6 +29,11 @@ def print_progress(record: dict[str, Any]) -> None:
     print("     " + " · ".join(part for part in parts if part), flush=True)
 
 
+def print_runs(record: dict[str, Any]) -> None:
+    """One line: how many runs are done and how long the others will take."""
+    print(f"     {record['done']} of {record['total']} runs · {record['name']} · {record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left", flush=True)
+
+
 def print_scoring(record: dict[str, Any]) -> None:
     """One line: how many photos are done, how fast, how long still, how many in quarantine."""
     eta = f"{record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left" if record["eta_s"] is not None else "starting"
@@ -79,23 +84,25 @@ def print_run(run: "Run") -> None:
         print("THE PHOTOS ARE RENDERED SAMPLE DATA: these numbers show that the software works, they are not a result.")
     if run.info["split"]["method"] == "augment_then_split_leaky":
         print("THE SPLIT LEAKS (the paper's own protocol): copies of test photos were trained on; do not compare these numbers.")
-    rows = {"this model": metrics["test"], **metrics["baselines"]}
+    test = metrics["test"]
+    if test is None:
+        print("the test side was left alone: below, the validation side, on which the epoch was chosen")
+    rows = {"this model": test or metrics["val"], **metrics["baselines"]}
     columns = [(name, title, form) for name, title, form in _COLUMNS if any(name in row for row in rows.values())]
     print("\n" + f"{'':38}" + "".join(f"{title:>16}" for _, title, _ in columns))
     for label, row in rows.items():
         print(f"{label:38}" + "".join(f"{_cell(row, name, form):>16}" for name, _, form in columns))
-    if "mccr" in metrics["test"]:
-        test = metrics["test"]
+    if test and "mccr" in test:
         counts = f"|I| = {test['num_correct']:.0f} correct of N = {test['num_both']:.0f}"
         mccr = "undefined" if test["mccr"] is None else f"{test['mccr']:.4f}"
         print(f"\nMCCR {mccr} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
     if metrics.get("by_class"):
         _print_classes(metrics["by_class"])
-    _print_reliability(
-        run.info.get("calibration"), metrics.get("reliability", {}), unit=next((name for name in ("kcal", "g", "ml") if f"mae_{name}" in metrics["test"]), "")
-    )
+    if test:
+        unit = next((name for name in ("kcal", "g", "ml") if f"mae_{name}" in test), "")
+        _print_reliability(run.info.get("calibration"), metrics.get("reliability", {}), unit=unit)
     print("\nrun folder   " + run.store.root)
-    for title, key in (("bundle", "bundle"), ("pictures", "figures"), ("predictions", "predictions.parquet")):
+    for title, key in (("bundle", "bundle"), ("pictures", "figures"), *((("predictions", "predictions.parquet"),) if test else ())):
         print(f"{title:12} {run.store.uri(key)}")
 
 

@@ -24,7 +24,7 @@ UNITS = {"energy_kcal": "kcal", "mass_g": "g", "volume_ml": "mL"}
 def draw_run(store: Store) -> list[str]:
     """Draw a run's figures into its `figures` folder and return their locations."""
     metrics = json.loads(store.read("metrics.json"))
-    table = read_parquet(store, "predictions.parquet").to_pandas()
+    table = read_parquet(store, "predictions.parquet").to_pandas() if metrics["test"] is not None else pd.DataFrame()
     note = "rendered sample data: not a result" if metrics["sample_data"] else ""
     drawn = {"learning_curves.png": _learning_curves(metrics["history"], note)}
     for target in UNITS:
@@ -40,7 +40,8 @@ def draw_run(store: Store) -> list[str]:
     return [store.write(f"figures/{name}", data, replace=True) for name, data in drawn.items()]
 
 
-def _png(figure: Figure, note: str) -> bytes:
+def png(figure: Figure, note: str) -> bytes:
+    """A figure as a PNG, with a note in its corner; the figure is closed."""
     if note:
         figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=8, color="0.4")
     sink = io.BytesIO()
@@ -71,7 +72,7 @@ def _learning_curves(history: list[dict[str, Any]], note: str) -> bytes:
         if len(columns) > 1:
             axis.set_yscale("log" if "loss" in title else "linear")
             axis.legend()
-    return _png(figure, note)
+    return png(figure, note)
 
 
 def _portion(table: pd.DataFrame, target: str, note: str) -> bytes:
@@ -85,7 +86,7 @@ def _portion(table: pd.DataFrame, target: str, note: str) -> bytes:
     right.barh([f"{name} (n={size})" for name, size in zip(groups.index, groups["size"], strict=True)], groups["mean"])
     right.set(xlabel=f"MAE ({UNITS[target]})", title="by class")
     right.tick_params(axis="y", labelsize=7)
-    return _png(figure, note)
+    return png(figure, note)
 
 
 def overlays(photos_NSS3: np.ndarray, maps: dict[str, np.ndarray], labels: Sequence[str], note: str = "") -> bytes:
@@ -101,7 +102,7 @@ def overlays(photos_NSS3: np.ndarray, maps: dict[str, np.ndarray], labels: Seque
     shown = sorted({int(index) for values in maps.values() for index in np.unique(values) if index > 0})
     handles = [Patch(color=color_of(index), label=labels[index]) for index in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, max(1, len(handles))), fontsize=8)
-    return _png(figure, note)
+    return png(figure, note)
 
 
 def color_of(index: int) -> tuple[float, float, float]:
@@ -129,4 +130,4 @@ def _confusion(table: pd.DataFrame, note: str) -> bytes:
     axis.set(xlabel="predicted", ylabel="true", title="items of the test side")
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
-    return _png(figure, note)
+    return png(figure, note)

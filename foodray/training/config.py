@@ -100,6 +100,9 @@ class RunConfig(Generic[ConfigT]):
     """How the loop runs."""
     workers: WorkerConfig = field(default_factory=WorkerConfig)
     """What the run asks of the cluster."""
+    evaluate_test: bool = True
+    """Whether the test side is looked at in the end. A search leaves it alone until its best run is chosen; such a run, continued with
+    this set, is evaluated then and not trained again."""
 
     def __post_init__(self) -> None:
         check_folder_name(self.name)

@@ -140,6 +140,7 @@ class Loop:
             record = {"stage": run.stage.name, "epoch": epoch, "lr": run.schedule.get_last_lr()[-1], **run.mean_losses()}
             if epoch % self.config.evaluate_every == 0 or ends_stage:
                 metrics = self.evaluate("val", task=run.task)
+                metrics["objective"] = self.task.objective(metrics)
                 if run.stage.keeps:
                     self._keep(metrics, epoch)
                 _set_training(self.network, run.trained)
@@ -160,7 +161,7 @@ class Loop:
         self.hooks.progress({**record, "latest": self.history[-1] if self.history else {}})
 
     def _keep(self, metrics: Mapping[str, float], epoch: int) -> None:
-        objective = self.task.objective(metrics)
+        objective = metrics["objective"]
         objective = math.inf if math.isnan(objective) else objective  # nothing is less than nan: it would be kept for ever
         if self.config.keep == "last" or objective < self.kept.objective or not self.kept.weights:
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.weights_to_keep().items()}
@@ -190,7 +191,7 @@ class Loop:
                 "history": self.history,
             }
         latest = {k: v for k, v in (self.history[-1] if self.history else {}).items() if isinstance(v, float | int)}
-        self.hooks.checkpoint(state, {"step": self.position.step, **latest})
+        self.hooks.checkpoint(state, {"step": self.position.step, "num_epochs": len(self.history), **latest})
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision context of the forward pass."""

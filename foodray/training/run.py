@@ -7,7 +7,7 @@
                  parts/               what the workers hand to the driver at the end
                  bundle/              the model
                  metrics.json         validation and test metrics, baselines, counts
-                 predictions.parquet  one row a test sample: truth and prediction
+                 predictions.parquet  one row a test sample: truth and prediction (not where evaluate_test is off)
                  run.json             written last: lineage, digests, times; a run with it is finished
 
 The same name and config again continues where it stopped; a finished run is returned as it is.
@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
-from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import nn
@@ -68,11 +68,14 @@ class Run:
         return Run(store=store, metrics=json.loads(store.read("metrics.json")), info=json.loads(store.read("run.json")))
 
 
-def train(config: RunConfig[Any], family: type[Task], progress: Progress | None = None) -> Run:
-    """Train one model of a family; raises a `FoodrayError` before a long wait wherever that is possible."""
+def train(config: RunConfig[Any], family: type[Task], progress: Progress | None = None, callbacks: Sequence[UserCallback] = ()) -> Run:
+    """Train one model of a family; raises a `FoodrayError` before a long wait wherever that is possible.
+
+    `callbacks` are Ray Train's: they are told of the metrics that go with each checkpoint.
+    """
     store = Store(config.results).sub(config.name)
     wanted = {"family": family.name, **to_plain(config), "corpus": Store(config.corpus).root, "results": Store(config.results).root}
-    if _is_finished(store, wanted):
+    if _is_finished(store, wanted, config.evaluate_test):
         log.info("run %s is finished already: nothing to do", store.root)
         return Run.open(store.root)
     corpus = Corpus.open(config.corpus)
@@ -91,13 +94,17 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
         store=samples, pool=plan.pool, task=plan.task, seed=config.loop.seed, augment_tasks=config.workers.augment_tasks or (4 if config.workers.use_gpu else 1)
     )
     with _follow(store, progress):
-        _fit(
-            config,
-            store,
-            Assignment(
-                task=plan.task, feed=feed, loop=config.loop, workers=config.workers, store=store, data=_data_card(corpus, plan), val_rows=plan.rows("val")
-            ),
+        assignment = Assignment(
+            task=plan.task,
+            feed=feed,
+            loop=config.loop,
+            workers=config.workers,
+            store=store,
+            data=_data_card(corpus, plan),
+            val_rows=plan.rows("val"),
+            evaluate_test=config.evaluate_test,
         )
+        _fit(config, store, assignment, callbacks)
     return _finish(store, config, corpus, plan, time.monotonic() - started)
 
 
@@ -141,22 +148,23 @@ def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Pla
     return plan
 
 
-def _is_finished(store: Store, wanted: dict[str, Any]) -> bool:
-    """Whether the run is there and finished; raises `ExistsError` for a folder that is another run's, or no run's."""
+def _is_finished(store: Store, wanted: dict[str, Any], evaluate_test: bool) -> bool:
+    """Whether the run is there and finished, its test side looked at if wanted; raises `ExistsError` for a folder that is another run's, or no run's."""
     try:
         found = json.loads(store.read("config.json"))
     except FileNotFoundError:
         if store.list():
             raise ExistsError(f"{store.root} exists and is not a run; choose another name") from None
         return False
-    # Where a run is computed may change when it is continued; what is computed may not.
-    changed = differences({**found, "workers": None}, {**wanted, "workers": None})
+    # Where a run is computed may change when it is continued, and how far; what is computed may not.
+    may_change = {"workers": None, "evaluate_test": None}
+    changed = differences({**found, **may_change}, {**wanted, **may_change})
     if changed:
         raise ExistsError(f"{store.root} is a run with other settings ({'; '.join(changed[:5])}); choose another name, or the same settings to continue it")
-    return store.exists("run.json")
+    return store.exists("run.json") and not (evaluate_test and json.loads(store.read("metrics.json"))["test"] is None)
 
 
-def _fit(config: RunConfig[Any], store: Store, assignment: Assignment) -> None:
+def _fit(config: RunConfig[Any], store: Store, assignment: Assignment, callbacks: Sequence[UserCallback]) -> None:
     workers = config.workers
     count = (workers.num_workers, workers.max_workers) if workers.max_workers > workers.num_workers else workers.num_workers
     trainer = TorchTrainer(
@@ -168,6 +176,7 @@ def _fit(config: RunConfig[Any], store: Store, assignment: Assignment) -> None:
             storage_path=store.root,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -232,22 +241,15 @@ def _split_table(plan: Plan) -> bytes:
 def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, seconds: float) -> Run:
     """Join the workers' results with the truth, add the baselines, and write run.json."""
     results = json.loads(store.read("parts/results.json"))
-    predicted = read_parquet(store, "parts/predicted.parquet").to_pandas()
-    test = plan.rows("test")
-    columns = {f"pred_{name}" if name in test else name: predicted[name].to_numpy() for name in predicted.columns if name != "entry"}
-    own = {name: predicted[name].to_numpy() for name in predicted.columns}
-    truth = {name: test[name].tolist() for name in test if name not in ("phash", "split")}
-    predictions = pa.table({name: pa.array(list(values)) for name, values in {**truth, **columns}.items()})
-    store.write("predictions.parquet", parquet_bytes(predictions), replace=True)
     metrics = {
         "test": results["test"],
         "val": results["val"],
-        "baselines": plan.task.baselines(plan.rows("train"), test, own),
+        "objective": results["objective"],
+        **(_against_truth(store, config, plan, results) if config.evaluate_test else {"baselines": {}, "reliability": {}}),
         "num_samples": {split: len(plan.pool.entries(split)) for split in SPLIT_NAMES},
         "num_participants": {split: len(set(plan.rows(split)["participant_id"])) for split in SPLIT_NAMES},
         "num_merged_groups": plan.pool.num_merged,
         "num_by_class": {split: dict(Counter(plan.rows(split)["class_name"].astype(str).tolist())) for split in SPLIT_NAMES},
-        "reliability": type(plan.task).from_state(to_plain(config.task), results["state"]).reliability(test, own),
         "by_class": results["by_class"],
         "kept_epoch": results["kept_epoch"],
         "history": results["history"],
@@ -267,3 +269,16 @@ def _finish(store: Store, config: RunConfig[Any], corpus: Corpus, plan: Plan, se
     }
     store.write("run.json", json.dumps(info, indent=2).encode(), replace=True)
     return Run.open(store.root)
+
+
+def _against_truth(store: Store, config: RunConfig[Any], plan: Plan, results: dict[str, Any]) -> dict[str, Any]:
+    """Write predictions.parquet; the test side's baselines, and how well what was calibrated holds on it."""
+    predicted = read_parquet(store, "parts/predicted.parquet").to_pandas()
+    test = plan.rows("test")
+    columns = {f"pred_{name}" if name in test else name: predicted[name].to_numpy() for name in predicted.columns if name != "entry"}
+    own = {name: predicted[name].to_numpy() for name in predicted.columns}
+    truth = {name: test[name].tolist() for name in test if name not in ("phash", "split")}
+    predictions = pa.table({name: pa.array(list(values)) for name, values in {**truth, **columns}.items()})
+    store.write("predictions.parquet", parquet_bytes(predictions), replace=True)
+    calibrated = type(plan.task).from_state(to_plain(config.task), results["state"])
+    return {"baselines": plan.task.baselines(plan.rows("train"), test, own), "reliability": calibrated.reliability(test, own)}

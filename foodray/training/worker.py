@@ -52,6 +52,8 @@ class Assignment:
     data: dict[str, Any]
     val_rows: Rows
     """All columns of the validation side, in the order of its entries."""
+    evaluate_test: bool = True
+    """Whether the test side is looked at."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -120,31 +122,38 @@ class _ProgressFile:
 
 
 def _results(loop: Loop, assignment: Assignment) -> None:
-    """Evaluate the kept weights on validation and test, gather the predictions, write bundle and results."""
+    """Evaluate the kept weights on validation and, where wanted, on test, gather the predictions, write bundle and results."""
     state = {name: tensor.to(loop.device) for name, tensor in loop.kept.weights.items()}
     loop.evaluated.load_state_dict(state)
     raw: list[Columns] = []
     wanted = loop.task.calibrates_on
     validation = loop.evaluate("val", lambda entries, outputs: raw.append({"entry": entries, **as_columns(outputs, wanted)}))
     loop.task = loop.task.calibrate(_tensors(_gathered(raw, loop.part.world)), assignment.val_rows) if wanted else loop.task
+    test, by_class = _test(loop, assignment.store) if assignment.evaluate_test else (None, {})
+    if loop.part.rank == 0:
+        card = _card(loop.task, assignment, validation, test)
+        bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
+        results = {"val": validation, "test": test, "history": loop.history, "state": loop.task.state(), "by_class": by_class}
+        results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world, "kept_epoch": loop.kept.epoch, "objective": loop.kept.objective}
+        assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
+    if loop.part.world > 1:
+        dist.barrier()
+
+
+def _test(loop: Loop, store: Store) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics of the test side, whole and by class; rank 0 leaves the predictions."""
     predicted: list[Columns] = []
     measured = loop.measured("test", lambda entries, outputs: predicted.append({"entry": entries, **loop.task.predictions(outputs)}))
     test = numbers(measured)
     by_class = loop.task.by_class(measured)  # sums over ranks, as `numbers`: every rank takes part
     columns = _gathered(predicted, loop.part.world)
     if loop.part.rank == 0:
-        card = _card(loop.task, assignment, validation, test)
-        bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
         table = pa.table({name: pa.array(list(values)) for name, values in columns.items()})
-        assignment.store.write("parts/predicted.parquet", parquet_bytes(table), replace=True)
-        results = {"val": validation, "test": test, "history": loop.history, "kept_epoch": loop.kept.epoch, "state": loop.task.state(), "by_class": by_class}
-        results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world}
-        assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
-    if loop.part.world > 1:
-        dist.barrier()
+        store.write("parts/predicted.parquet", parquet_bytes(table), replace=True)
+    return test, by_class
 
 
-def _card(task: Task, assignment: Assignment, validation: dict[str, float], test: dict[str, float]) -> dict[str, Any]:
+def _card(task: Task, assignment: Assignment, validation: dict[str, float], test: dict[str, float] | None) -> dict[str, Any]:
     return {
         "task": type(task).name,
         "config": to_plain(assignment.task.config),  # as it was given, not with the weights' local copy

@@ -1,0 +1,115 @@
+"""`foodray train FAMILY`: each family's settings on the command line, and the run."""
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar, get_args
+
+import tyro
+
+from foodray.cli.printing import print_progress, print_run
+
+Preset = Literal["default", "paper", "sgd", "transfer"]
+Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
+Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models, as the command line knows it."""
+
+    task: Any
+    """Its task class."""
+    command: Any
+    """RunConfig of its task config, and the choices."""
+    choices: dict[str, Any]
+    """Settings that decide where the task's other settings start: name to the Literal of its words."""
+    preset: Any
+    """From the choices, in that order, to the task's config."""
+
+
+def mtl() -> Family:
+    """The multi-task model (class and portion)."""
+    from foodray.tasks.mtl import MtlConfig, MtlTask, preset
+    from foodray.training.config import RunConfig
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainMtl(RunConfig[MtlConfig]):
+        preset: Preset = "default"
+        """Where the task's settings start: default (AdamW, cosine), paper (as published), sgd (the paper with SGD), transfer (a ResNet-50
+        classifier with a new head, for --row classification)."""
+        row: Row = "sps_cdfa_ln_bn"
+        """Which row of the paper's Table 1."""
+
+    return Family(task=MtlTask, command=TrainMtl, choices={"preset": Preset, "row": Row}, preset=preset)
+
+
+def segmentation() -> Family:
+    """Segmentation networks."""
+    from foodray.tasks.segmentation import SegmentationConfig, SegmentationTask, preset
+    from foodray.training.config import RunConfig
+
+    words = Literal["default", "paper"]
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainSegmentation(RunConfig[SegmentationConfig]):
+        preset: Literal["default", "paper"] = "default"
+        """Where the task's settings start: default (AdamW, cosine), paper (ENet's official options, torchvision's reference)."""
+        network: Network = "enet"
+        """Which network; it decides the other settings' defaults."""
+
+    return Family(task=SegmentationTask, command=TrainSegmentation, choices={"preset": words, "network": Network}, preset=preset)
+
+
+FAMILIES = {"mtl": mtl, "segmentation": segmentation}
+_HELP = {
+    "mtl": """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
+
+Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run.""",
+    "segmentation": """Train a network that tells which pixels show which food, on a corpus with masks, with Ray Train.
+
+ENet from scratch in two phases; the others by transfer (--network). Joins the cluster of RAY_ADDRESS, or starts a private one. The same
+command again continues an unfinished run.""",
+}
+
+
+def train_help() -> None:
+    """Train a model: foodray train mtl --help, foodray train segmentation --help."""
+
+
+def train(name: str, arguments: list[str]) -> None:
+    """Train a model of a family."""
+    from foodray.report.figures import draw_run
+    from foodray.training import run
+    from foodray.training.config import RunConfig
+
+    family = FAMILIES[name]()
+    parsed = parse(family, family.command, arguments, prog=f"foodray train {name}", description=_HELP[name])
+    config = RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)})
+    done = run.train(named(config, name), family.task, progress=print_progress)
+    draw_run(done.store)
+    print_run(done)
+
+
+def parse(family: Family, command: type[ConfigT], arguments: list[str], *, prog: str, description: str, **start: Any) -> ConfigT:
+    """The settings of a command that holds a run's; the task's start where the preset has them for the choices made, others as in `start`."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    defaults = {item.name: item.default for item in fields(command)}  # type: ignore[arg-type]
+    given = {name: defaults[name] for name in family.choices if name in defaults}
+    for name in given:
+        first.add_argument(f"--{name}", choices=get_args(family.choices[name]), default=argparse.SUPPRESS)
+    first.exit_on_error = False
+    try:
+        chosen = vars(first.parse_known_args(arguments)[0])
+    except argparse.ArgumentError:
+        chosen = {}  # tyro explains
+    task = family.preset(*{**given, **chosen}.values())
+    return tyro.cli(command, args=arguments, default=command(task=task, corpus=tyro.MISSING, results=tyro.MISSING, **start), prog=prog, description=description)
+
+
+def named(config: Any, family: str) -> Any:
+    """The run's config with a name: its own, or one made from the settings."""
+    from foodray.config import digest, to_plain
+
+    plain = {**to_plain(config), "workers": None, "results": None}
+    return config if config.name else replace(config, name=f"{family}-{digest(plain)[:8]}")
