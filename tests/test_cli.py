@@ -14,7 +14,9 @@ from typing import Any, ClassVar, get_args
 
 import pytest
 
-from foodray.cli import DEMO_SEGMENTATION, DEMO_SETTINGS, main, named, print_progress
+from foodray.cli import DEMO_SEGMENTATION, DEMO_SETTINGS, main
+from foodray.cli.printing import print_progress
+from foodray.cli.train import named
 from foodray.corpus.splits import SplitConfig
 from foodray.nn.segmentation import Architecture, PointSettings
 from foodray.storage.store import Store

@@ -4,13 +4,12 @@ Each command imports what it needs when it runs, so that `--help` is quick. An e
 exit code 2 for a wrong setting, 3 for too many photos in quarantine, 1 for anything else; the traceback is for bugs.
 """
 
-import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional

@@ -104,7 +104,9 @@ def parse(family: Family, command: type[ConfigT], arguments: list[str], *, prog:
     except argparse.ArgumentError:
         chosen = {}  # tyro explains
     task = family.preset(*{**given, **chosen}.values())
-    return tyro.cli(command, args=arguments, default=command(task=task, corpus=tyro.MISSING, results=tyro.MISSING, **start), prog=prog, description=description)
+    made: Any = command
+    default: ConfigT = made(task=task, corpus=tyro.MISSING, results=tyro.MISSING, **start)
+    return tyro.cli(command, args=arguments, default=default, prog=prog, description=description)
 
 
 def named(config: Any, family: str) -> Any:

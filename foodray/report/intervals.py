@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def clustered_mean(values: NDArray[np.float64], groups: NDArray[np.object_], *, level: float = 0.95, seed: int = 0) -> Interval:
+def clustered_mean(values: NDArray[Any], groups: NDArray[Any], *, level: float = 0.95, seed: int = 0) -> Interval:
     """The mean of values (N,) with a BCa bootstrap interval that draws whole groups (N,) anew, 9,999 times.
 
     The mean is a ratio, sum over number of items, so that groups of many items weigh more, as they do in the table's number. Raises
@@ -41,7 +42,7 @@ def clustered_mean(values: NDArray[np.float64], groups: NDArray[np.object_], *, 
     if not len(values):
         raise ValueError("no value to take a mean of")
     _, of_group = np.unique(groups.astype(str), return_inverse=True)
-    sums, counts = np.bincount(of_group, weights=values), np.bincount(of_group)
+    sums, counts = np.bincount(of_group, weights=values).astype(np.float64), np.bincount(of_group)
     estimate = float(values.mean())
     low = high = float("nan")
     if len(sums) > 1:

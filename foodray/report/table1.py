@@ -97,7 +97,8 @@ def difference(items: pd.DataFrame, single: pd.DataFrame, name: str, target: str
 
 
 def _items(stores: Sequence[Store]) -> pd.DataFrame:
-    return pd.concat([read_parquet(store, "predictions.parquet").to_pandas().assign(seed=seed) for seed, store in enumerate(stores)], ignore_index=True)
+    parts: list[pd.DataFrame] = [read_parquet(store, "predictions.parquet").to_pandas() for store in stores]
+    return pd.concat([part.assign(seed=seed) for seed, part in enumerate(parts)], ignore_index=True)
 
 
 def _means(found: Sequence[Mapping[str, float | None]], names: Mapping[str, str]) -> dict[str, Any]:
@@ -135,12 +136,16 @@ def _page(frame: pd.DataFrame, metrics: Mapping[str, Sequence[dict[str, Any]]], 
     if some[0]["sample_data"]:
         lines += ["**The photographs are rendered sample data: these numbers show that the software works, they are not a result.**", ""]
     lines += [_caption(metrics, some), "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += [_line(entry, target) for entry in frame.to_dict("records")]
+    lines += [_line(entry, target) for entry in _records(frame)]
     lines += ["", "Published figures are those of the paper's own photographs (834 crops, 21 classes, mean 164 kcal), which were never released."]
     lines += [_mccr(frame), ""]
     lines += ["## What these data say of the paper's claims", ""]
-    lines += [f"* {sentence(entry, target)}" for entry in frame.to_dict("records") if entry["row"] in PUBLISHED and entry["row"] not in SINGLE.values()]
+    lines += [f"* {sentence(entry, target)}" for entry in _records(frame) if entry["row"] in PUBLISHED and entry["row"] not in SINGLE.values()]
     return "\n".join(lines) + "\n"
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in entry.items()} for entry in frame.to_dict("records")]
 
 
 def _caption(metrics: Mapping[str, Sequence[dict[str, Any]]], some: Sequence[dict[str, Any]]) -> str:

@@ -176,7 +176,7 @@ def _fit(config: RunConfig[Any], store: Store, assignment: Assignment, callbacks
             storage_path=store.root,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=list(callbacks),
+            callbacks=list[Any](callbacks),
         ),
     )
     try:

@@ -133,7 +133,7 @@ def _results(loop: Loop, assignment: Assignment) -> None:
     if loop.part.rank == 0:
         card = _card(loop.task, assignment, validation, test)
         bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
-        results = {"val": validation, "test": test, "history": loop.history, "state": loop.task.state(), "by_class": by_class}
+        results: dict[str, Any] = {"val": validation, "test": test, "history": loop.history, "state": loop.task.state(), "by_class": by_class}
         results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world, "kept_epoch": loop.kept.epoch, "objective": loop.kept.objective}
         assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
     if loop.part.world > 1:
