@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_plan, print_run, print_scored, print_scoring
-from foodray.cli.search import table1, table1_help
+from foodray.cli.search import table1, table1_help, tune, tune_help
 from foodray.cli.serve import serve, serve_help
 from foodray.cli.train import FAMILIES, train, train_help
 from foodray.config import nearest
@@ -65,6 +65,7 @@ def _dispatch(arguments: list[str]) -> None:
         "import": import_,
         "index": index,
         "train": train_help,
+        "tune": tune_help,
         "table1": table1_help,
         "show": show,
         "score": score_help,
@@ -208,7 +209,7 @@ def score(arguments: list[str]) -> None:
     print_scored(score_archive(config, progress=print_scoring))
 
 
-WITH_FAMILY = {"train": train}
+WITH_FAMILY = {"train": train, "tune": tune}
 """Commands whose settings are a family's, which is their first word."""
 WITH_SETTINGS = {"table1": table1, "score": score, "analyze": analyze, "serve": serve, "keys": keys}
 """Commands that parse their own settings."""

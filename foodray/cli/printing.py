@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from foodray.scoring.archive import Scored
     from foodray.scoring.plan import Plan
     from foodray.training.run import Run
+    from foodray.training.search import Found
 
 
 def print_progress(record: dict[str, Any]) -> None:
@@ -32,6 +33,40 @@ def print_progress(record: dict[str, Any]) -> None:
 def print_runs(record: dict[str, Any]) -> None:
     """One line: how many runs are done and how long the others will take."""
     print(f"     {record['done']} of {record['total']} runs · {record['name']} · {record['eta_s'] // 60}:{record['eta_s'] % 60:02d} left", flush=True)
+
+
+def print_trial(record: dict[str, Any]) -> None:
+    """One line: a trial that ended, and how well it did."""
+    told = [
+        f"{name.removeprefix('val_')} {record[name]:.4g}"
+        for name in ("val_objective", "val_accuracy", *MAE_COLUMNS, "val_miou")
+        if record.get(name) is not None
+    ]
+    epochs = f"epoch {record['num_epochs']}" if record["num_epochs"] else ""
+    print("     " + " · ".join(filter(None, [f"{record['ended']} ended", record["trial"], record["state"], epochs, ", ".join(told)])), flush=True)
+
+
+def print_search(found: "Found", run: "Run") -> None:
+    """The best trials as a table, and the one that is delivered with its look at the test side."""
+    rows = found.trials.to_pylist()
+    states = {state: sum(row["state"] == state for row in rows) for state in dict.fromkeys(row["state"] for row in rows)}
+    print(f"\n{len(rows)} trials: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    for row in rows:
+        if row["state"] == "failed":
+            print(f"  {row['trial']} failed: {row['error']}")
+    metrics = [name for name in ("val_objective", "val_accuracy", *MAE_COLUMNS, "val_miou") if name in rows[0]]
+    print("\nfinished trials on the validation side, the front marked *\n" + "".join(f"{name.removeprefix('val_'):>12}" for name in metrics) + "   settings")
+    finished = sorted((row for row in rows if row["state"] == "finished"), key=lambda row: row["val_objective"])
+    for row in finished:
+        told = ", ".join(f"{field.removeprefix('task.')} {_short(row[field])}" for field in found.fields)
+        print("".join(f"{_cell(row, name, '{:.4g}'):>12}" for name in metrics) + f" {'*' if row['trial'] in found.front else ' '} {told}")
+    print(f"\nthe best trial, {found.best}, and the test side, which was looked at for it alone:")
+    print_run(run)
+    print(f"search       {found.store.root} (trials.csv, history.parquet, figures, best.json)")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def print_scoring(record: dict[str, Any]) -> None:

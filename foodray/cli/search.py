@@ -1,17 +1,43 @@
-"""`foodray table1`: many runs and what they say together."""
+"""`foodray tune FAMILY` and `foodray table1`: many runs and what they say together."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Annotated, Any
 
 import tyro
 
-from foodray.cli.printing import print_runs
-from foodray.cli.train import FAMILIES, Preset, parse
+from foodray.cli.printing import print_progress, print_runs, print_search, print_trial
+from foodray.cli.train import FAMILIES, Preset, named, parse
 
+_TUNE_HELP = """Search a family's settings with Ray Tune: every trial is a training run, chosen on validation.
+
+--space says what is varied; all other settings are those of `foodray train`. The same command again continues a killed search. In the end
+the best trial alone is evaluated on the test side, and its bundle is named."""
 _TABLE1_HELP = """Train the eight rows of Table 1 of He et al. 2020 on a corpus, over seeds, and set them beside the published figures.
 
 Every row and seed is an ordinary run below RESULTS/NAME; the same command again trains only what is missing. Writes table1.md, table1.csv and
 table1.png: means and spread over seeds, baselines, differences to the single-task rows with intervals over groups, and a sentence a row."""
+
+
+def tune_help() -> None:
+    """Search settings over many runs: foodray tune mtl --help, foodray tune segmentation --help."""
+
+
+def tune(name: str, arguments: list[str]) -> None:
+    """Run or continue a search over a family's settings."""
+    from foodray.report.search import draw_search
+    from foodray.training.config import RunConfig
+    from foodray.training.search import SearchConfig, search
+
+    family = FAMILIES[name]()
+    search_field: Any = Annotated[SearchConfig, tyro.conf.arg(name="")]
+    command = make_dataclass("Tune", [("search", search_field)], bases=(family.command,), frozen=True, kw_only=True)
+    command.__doc__ = _TUNE_HELP
+    parsed: Any = parse(family, command, arguments, prog=f"foodray tune {name}", description=_TUNE_HELP, search=SearchConfig())
+    config = named(RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)}), f"tune-{name}")
+    found, run = search(config, parsed.search, family.task, told=print_trial, progress=print_progress)
+    note = "rendered sample data: not a result" if run.metrics["sample_data"] else ""
+    draw_search(found.store, found.fields, parsed.search.directions[0][0], found.front, note)
+    print_search(found, run)
 
 
 def table1_help() -> None:

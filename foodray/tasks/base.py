@@ -9,6 +9,7 @@ from targets alone: the loop adds both over ranks and accumulated micro-batches 
 the same for any number of workers.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,6 +94,10 @@ class Task(ABC):
     1 + the index of a label, -1 unlabelled."""
     calibrates_on: ClassVar[tuple[str, ...]] = ()
     """Outputs on the validation side that `calibrate` wants; small ones, they are held in memory."""
+    variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    """Settings that only make sense together, under one name: name to word to fields of the config, for searches and tables."""
+    search_space: ClassVar[Mapping[str, Any]] = {}
+    """What a search varies unless told otherwise: field or variant to its values (`foodray.training.search`)."""
     config: Any
     """The family's frozen config dataclass."""
 
@@ -149,6 +154,12 @@ class Task(ABC):
     @abstractmethod
     def metrics(self) -> "MetricCollection":
         """Fresh metrics; their states add up over ranks."""
+
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the numbers that `metrics` gives."""
+        with warnings.catch_warnings():  # of metrics that have seen nothing
+            warnings.simplefilter("ignore")
+            return tuple(self.metrics().compute())
 
     @abstractmethod
     def measure(self, metrics: "MetricCollection", outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:

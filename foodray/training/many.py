@@ -70,7 +70,7 @@ def sharing_cores(config: RunConfig[Any], places: int) -> RunConfig[Any]:
     return replace(config, workers=replace(workers, threads=max(1, (os.cpu_count() or 1) // (places * workers.num_workers))))
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=3)  # of a lost process, not of an error: the run continues from its checkpoint
 def _train(config: RunConfig[Any], family: type[Task]) -> str | FoodrayError:
     """The folder of the finished run, or why there is none."""
     try:

@@ -24,6 +24,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "sps_cdfa_ln_bn": {"sharing": "soft", "cdfa": True, "normalization": "ln_bn"},
 }
 """The eight rows of Table 1, each as the settings that make it."""
+SEARCH_SPACE: dict[str, Any] = {
+    "row": [row for row, settings in ROWS.items() if "heads" not in settings],
+    "task.shared_layers": ["stem", "layer1", "layer2", "layer3", "all"],
+    "task.sharing_weight": {"loguniform": [1e-6, 1.0]},
+    "task.portion_weight": {"loguniform": [0.1, 10.0]},
+    "task.detach_classifier": [False, True],
+    "task.target_scale": ["raw", "standardize", "log1p"],
+    "task.optimizer.lr": {"loguniform": [1e-4, 1e-2]},
+}
+"""What is searched unless told otherwise: normalisation and sharing (together, by row), layers, weights of the terms, detach, target scale, rate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from foodray.errors import CorpusError
 from foodray.nn.multitask import MultiTaskNet, MultiTaskShape
 from foodray.tasks.base import Rows, Stage, Task
 from foodray.tasks.calibration import Calibration, coverage, day_scores, ece, fit_temperature, group_quantile, nll, top_class_ece
-from foodray.tasks.mtl.config import SCALE_POWER, MtlConfig
+from foodray.tasks.mtl.config import ROWS, SCALE_POWER, SEARCH_SPACE, MtlConfig
 from foodray.tasks.mtl.portion import portion_baselines, scale_features
 from foodray.tasks.transform import augment, middle
 
@@ -30,6 +30,8 @@ class MtlTask(Task):
     name: ClassVar[str] = "mtl"
     level: ClassVar[Literal["item", "photo"]] = "item"
     calibrates_on: ClassVar[tuple[str, ...]] = ("logits_BC", "portion_B")
+    variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"row": ROWS}
+    search_space: ClassVar[Mapping[str, Any]] = SEARCH_SPACE
     config: MtlConfig
     """Settings."""
     labels: tuple[str, ...]
