@@ -51,7 +51,7 @@ def cut_corpus(
     return blocks, np.array([place[sample_id] for sample_id in sample_ids], np.int64)
 
 
-@ray.remote
+@ray.remote(scheduling_strategy="DEFAULT")  # said, or a trial of Ray Tune would have it run on the CPUs that the trial itself holds
 def _ids_of(table: pa.Table) -> list[str]:
     return table["sample_id"].to_pylist() if table.num_rows else []
 

@@ -46,7 +46,9 @@ class Found:
 
 def collect(grid: ResultGrid, setup: Setup, wanted: SearchConfig, store: Store) -> Found:
     """The outcome from Tune's results and the trials' run folders."""
-    rows, history, points = [], [], {}
+    rows: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = []
+    points: dict[str, dict[str, Any]] = {}
     for result in (grid[index] for index in range(len(grid))):
         trial = PurePosixPath(result.path).name
         points[trial] = dict(result.config or {})
@@ -54,7 +56,7 @@ def collect(grid: ResultGrid, setup: Setup, wanted: SearchConfig, store: Store) 
         if result.metrics_dataframe is not None:
             for entry in result.metrics_dataframe.to_dict("records"):
                 if entry.get("finished") is not True:  # that report repeats an evaluation
-                    history.append({"trial": trial, **{name: entry[name] for name in entry if name == "num_epochs" or str(name).startswith("val_")}})
+                    history.append({"trial": trial, **{str(name): entry[name] for name in entry if name == "num_epochs" or str(name).startswith("val_")}})
     rows.sort(key=lambda row: str(row["trial"]))
     errors = [row["error"] for row in rows if row["error"]]
     front = pareto_front([row for row in rows if row["state"] == "finished"], wanted.directions)

@@ -46,7 +46,9 @@ DRIVER_CPUS = 0.01  # a trial's own process waits for its training workers, whic
 def search(
     config: RunConfig[Any], wanted: SearchConfig, family: type[Task], *, told: Told = lambda record: None, progress: Progress | None = None
 ) -> tuple[Found, Run]:
-    """The finished search and its best trial's run, with its test side evaluated; raises a `FoodrayError` before the first trial for anything that would keep trials from running.
+    """The finished search and its best trial's run, with its test side evaluated.
+
+    Raises a `FoodrayError` before the first trial for anything that would keep trials from running.
 
     `config` holds every setting that is not searched. `told` hears of each trial that ends, `progress` of the last evaluation.
     """
