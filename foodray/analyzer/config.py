@@ -49,6 +49,8 @@ class AnalyzerConfig:
     """Folders of the int8 models, one a bundle (model.xml and model.bin); `foodray score` makes and names them."""
     device: str = "cpu"
     """Torch device; cuda takes eager or bf16."""
+    decode_on_gpu: bool = False
+    """Whether nvJPEG decodes, on that device, large JPEGs of which a crop needs the full size; the CPU still judges every photo and decodes the rest."""
     threads: int = 1
     """Threads of one call of a network on the CPU."""
     decode_threads: int = 1
@@ -69,6 +71,8 @@ class AnalyzerConfig:
             raise ConfigError(f"classes_from = {self.classes_from} must be the place of one of the {len(self.bundles)} bundles, from 1")
         if self.quantized and (self.runtime != "openvino_int8" or len(self.quantized) != len(self.bundles)):
             raise ConfigError(f"quantized names {len(self.quantized)} int8 models for {len(self.bundles)} bundles and runtime = {self.runtime!r}")
+        if self.decode_on_gpu and not self.device.startswith("cuda"):
+            raise ConfigError(f"decode_on_gpu needs a GPU, but device = {self.device!r}; set device = 'cuda', or let the CPU decode")
         if min(self.threads, self.decode_threads, self.batch_size) < 1 or not 0 <= self.low_confidence <= 1:
             raise ConfigError(
                 f"threads = {self.threads}, decode_threads = {self.decode_threads} and batch_size = {self.batch_size} must be >= 1, "

@@ -73,6 +73,7 @@ class Steps:
         if len(finders) > 1:
             raise ConfigError("two bundles of the segmentation family: one finds the foods, leave the other out")
         self.config, self.markers = config, dict(markers or {})
+        self.decode_device = config.device if config.decode_on_gpu else None
         self.finder = finders[0] if finders else None
         self.readers = tuple(facts for facts in networks if not facts.finds)
         self._classes_from = self._who_names_classes(networks)
@@ -115,7 +116,7 @@ class Steps:
         if self.finder is not None and not boxes:
             windows.append((None, self.finder.spec.stored_px, 0.0))
         try:
-            decoded = decode_for(photo.data, windows, cover=COVER_PX if marker else 0, limits=self.config.limits)
+            decoded = decode_for(photo.data, windows, cover=COVER_PX if marker else 0, limits=self.config.limits, device=self.decode_device)
             found, scale = calibrate_photo(decoded, marker) if marker else (None, None)
         except PhotoError as error:
             return Seen(analysis=Analysis.refused(error))
@@ -154,7 +155,7 @@ class Steps:
         try:
             sides = [(window(one.photo.header, box, margin)[2] * min(one.photo.scale), side_px) for box, side_px, margin in windows]
             if min(one.photo.scale) < 1 and any(side < side_px for side, side_px in sides):
-                one.photo = decode_for(one.data, windows, limits=self.config.limits)
+                one.photo = decode_for(one.data, windows, limits=self.config.limits, device=self.decode_device)
             one.crops = tuple(one.squares(one.boxes, reader.spec) for reader in self.readers)
         except PhotoError as error:
             one.analysis = Analysis.refused(error)

@@ -7,7 +7,8 @@ Before a pixel is decoded the format is told by its first bytes, only that forma
 sides are held against `PhotoLimits`. JPEG goes through libjpeg-turbo at a DCT scale (1, 1/2, 1/4 or 1/8), in the strict mode
 in which a file that ends early or is damaged inside is an error at every scale (`_strict_jpeg`; measured on 6,000 mutated
 files: the verdict never depends on the scale). What libjpeg-turbo's simple interface cannot do (odd chroma sampling) is decoded
-by Pillow, and so are the other formats. EXIF orientation is always applied. ICC profiles are left as they are: colours are taken
+by Pillow, and so are the other formats. A GPU may decode large JPEGs at full size (`foodray.corpus.nvjpeg`); what is refused, and
+why, is decided here all the same. EXIF orientation is always applied. ICC profiles are left as they are: colours are taken
 for sRGB, and CMYK for inverted, as Adobe and Pillow have it.
 """
 
@@ -25,6 +26,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
+from foodray.corpus import nvjpeg
 from foodray.corpus.first_bytes import SIZES, png_chunks, sniff
 from foodray.corpus.resize import Rgb, Size, resize
 from foodray.errors import ConfigError, PhotoError
@@ -131,15 +133,19 @@ def decode_crops(
     return crop_squares(photo, boxes, side_px=side_px, margin=margin), photo.header
 
 
-def decode_for(data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, cover: int = 0, limits: PhotoLimits = PhotoLimits()) -> Photo:
+def decode_for(
+    data: bytes, crops: Sequence[tuple[Box | None, int, float]], *, cover: int = 0, limits: PhotoLimits = PhotoLimits(), device: str | None = None
+) -> Photo:
     """The photo decoded once, at the smallest scale that serves all crops (box, side in px, margin; see `crop_square`) and whose
     shorter side is at least `cover` px, as far as the original has them. Raises as `decode_crops` does.
+
+    `device` is torch's name of a GPU on which nvJPEG may decode where that gains; pixels then differ slightly, verdicts do not.
     """
     image, header = _open(data, limits)
     windows = [(window(header, box, margin)[2], side_px) for box, side_px, margin in crops]
     least = min(header.width_px, header.height_px)
     fits = (shrink for shrink in SHRINKS if all(side >= side_px * shrink for side, side_px in windows) and least >= cover * shrink)
-    return _pixels(data, image, header, next(fits, 1))
+    return _pixels(data, image, header, next(fits, 1), device)
 
 
 def crop_squares(photo: Photo, boxes: Sequence[Box | None], *, side_px: int, margin: float) -> NDArray[np.uint8]:
@@ -241,26 +247,36 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 # ---- Decoding.
 
 
-def _pixels(data: bytes, image: Image.Image, header: PhotoHeader, shrink: int) -> Photo:
+def _pixels(data: bytes, image: Image.Image, header: PhotoHeader, shrink: int, device: str | None = None) -> Photo:
     """The opened photo at 1 / `shrink`, upright."""
     jpeg = header.format == "JPEG"
     shrink = shrink if jpeg else 1
     with _typed_errors():
-        rgb, origin = _upright(_jpeg(data, image, shrink) if jpeg else _to_rgb(image), header, shrink)
+        rgb, origin = _upright(_jpeg(data, image, shrink, device) if jpeg else _to_rgb(image), header, shrink)
     return Photo(rgb_HW3=rgb, scale=(1 / shrink, 1 / shrink), header=header, origin=origin)
 
 
-def _jpeg(data: bytes, image: Image.Image, shrink: int) -> Rgb:
+def _jpeg(data: bytes, image: Image.Image, shrink: int, device: str | None) -> Rgb:
     """A JPEG at 1 / `shrink`, as it lies in the file, rounded up to whole px."""
     width, height = image.size
     size = (-(-width // shrink), -(-height // shrink))
-    rgb = _strict_jpeg(data, size)
+    rgb = _full_on(device, data, image) if device and shrink == 1 else None
+    if rgb is None:
+        rgb = _strict_jpeg(data, size)
     if rgb is None:
         image.draft(image.mode, (max(1, width // shrink), max(1, height // shrink)))
         rgb = _to_rgb(image)
     if rgb.shape[1::-1] != size:
         raise PhotoError("decode_error", f"decoded to {rgb.shape[1]} x {rgb.shape[0]} px where the header promises {size[0]} x {size[1]}")
     return rgb
+
+
+def _full_on(device: str, data: bytes, image: Image.Image) -> Rgb | None:
+    """A JPEG at full size from the GPU, after the judgement at 1/8 that refuses what a full decode would; None where the CPU has to decode."""
+    if not nvjpeg.gains(image):
+        return None
+    eighth = _strict_jpeg(data, (-(-image.width // 8), -(-image.height // 8)))
+    return None if eighth is None else nvjpeg.full_pixels(data, image.size, eighth, device)
 
 
 _PADDING = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")

@@ -134,3 +134,7 @@ class ServeConfig:
     """Scoring of whole manifests."""
     graph: GraphConfig = field(default_factory=GraphConfig)
     """How the deployments are spread."""
+
+    def __post_init__(self) -> None:
+        if self.analyzer.decode_on_gpu and not self.graph.decoder.num_gpus:
+            raise ConfigError("analyzer.decode_on_gpu needs a GPU where photos are decoded: set graph.decoder.num_gpus (a share such as 0.2), or leave it out")

@@ -47,6 +47,26 @@ def test_a_runtime_gives_named_outputs_of_any_batch_within_its_tolerance(name: A
             assert (found[key] - tensor).abs().max() <= 2 * TOLERANCE[name] * tensor.abs().max().clamp(min=1)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("name", ["eager", "bf16"])
+def test_on_cuda_a_runtime_is_channels_last_and_says_what_the_cpu_says(name: Any) -> None:
+    torch.manual_seed(0)
+    network, layouts = Small(), list[bool]()
+    wanted = {key: tensor.clone() for key, tensor in forward(network, batch(5)).items()}
+
+    def watched(network: nn.Module, given: Any) -> dict[str, Tensor]:
+        layouts.append(given["image"].is_contiguous(memory_format=torch.channels_last))
+        return forward(network, given)
+
+    found = make_runtime(name, network, watched, batch(4), device=torch.device("cuda"))(batch(5))
+    assert all(layouts)
+    assert network.features[0].weight.is_contiguous(memory_format=torch.channels_last)
+    for key, tensor in wanted.items():
+        assert found[key].device.type == "cuda"
+        assert found[key].dtype == torch.float32
+        assert (found[key].cpu() - tensor).abs().max() <= 2 * TOLERANCE["bf16"] * tensor.abs().max().clamp(min=1)
+
+
 def test_results_of_one_call_are_not_changed_by_the_next() -> None:
     runtime = make_runtime("openvino", Small(), forward, batch(2))
     first = runtime(batch(2, seed=1))

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from foodray.analyzer import Analysis, Analyzer, AnalyzerConfig, GivenBox, PhotoInput
+from foodray.analyzer.steps import Steps
+from foodray.corpus import nvjpeg
 from foodray.corpus.marker import Marker, apply_color
 from foodray.corpus.photo import PhotoLimits
 from foodray.corpus.samples import cut
@@ -71,6 +73,22 @@ def test_what_is_said_of_a_photo_does_not_depend_on_its_company(bundle: str) -> 
     for one, other in zip(alone, [items(analysis) for analysis in together if analysis.status == "ok"], strict=True):
         assert [item["class_name"] for item in one] == [item["class_name"] for item in other]
         assert np.allclose([item["energy_kcal"] for item in one], [item["energy_kcal"] for item in other], rtol=1e-4)
+
+
+def test_decoding_on_a_gpu_is_asked_for_and_reads_the_photo_even_where_it_fails(
+    bundle: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvjpeg, "MIN_PX", 1)
+    monkeypatch.setattr(nvjpeg, "_told", set())
+    facts = [network.facts for network in analyzer(bundle).networks]
+    settings = [AnalyzerConfig(bundles=(bundle,), runtime="eager"), AnalyzerConfig(bundles=(bundle,), runtime="eager", device="cuda:99", decode_on_gpu=True)]
+    cpu, gpu = (Steps(config, facts) for config in settings)
+    read = [steps.read(photo(0)) for steps in (cpu, gpu)]
+    for steps, seen in zip((cpu, gpu), read, strict=True):
+        steps.cut(seen)
+    assert read[1].is_fit
+    assert all(np.array_equal(one, other) for one, other in zip(read[0].crops, read[1].crops, strict=True))
+    assert "nvJPEG did not decode a photo" in caplog.text
 
 
 @pytest.mark.parametrize("runtime", ["bf16", "openvino", "openvino_bf16"])
