@@ -85,7 +85,7 @@ WRONG = {
     "no family": (["train"], "choose from: mtl, segmentation"),
     "a network": ([*SEGMENT, "--network", "enett"], "'enet'"),
     "a flag of segmentation": ([*SEGMENT, "--task.weightk", "1.2"], "--task.weight-k"),
-    "a command": (["demmo"], "demo, sample, check, import, index, train, show"),
+    "a command": (["demmo"], "demo, sample, check, import, index, train, tune, table1, show"),
     "a layout": (["import", "ecufstd", "a", "b"], "'ecustfd', 'folders'"),
     "a number": ([*TRAIN, "--loop.batch-size", "many"], "Error parsing --loop.batch-size"),
     "a missing corpus": (["train", "mtl", "--results", "r"], "--corpus STR Location of the corpus, local or s3://. (required)"),
@@ -127,7 +127,7 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
     assert "foodray index STUDY" in text
 
 
-@pytest.mark.parametrize("command", ["demo", "sample", "check", "import", "index", "train", "show", "score", "analyze"])
+@pytest.mark.parametrize("command", ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "show", "score", "analyze"])
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
     code, text = said([command, "--help"])
     assert code == 0
@@ -137,7 +137,7 @@ def test_every_command_explains_itself(command: str, said: Callable[[list[str]],
 def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
-    assert "{demo,sample,check,import,index,train,show,score,diff,analyze,serve,keys}" in text
+    assert "{demo,sample,check,import,index,train,tune,table1,show,score,diff,analyze,serve,keys}" in text
 
 
 def sentences(kind: type) -> dict[str, str]:
@@ -159,7 +159,14 @@ def test_the_help_of_training_shows_the_sentence_of_every_setting(kind: type, sa
 
 
 @pytest.mark.parametrize(
-    ("script", "command"), [("train_mtl", "foodray train mtl"), ("train_segmentation", "foodray train segmentation"), ("score_archive", "foodray score")]
+    ("script", "command"),
+    [
+        ("train_mtl", "foodray train mtl"),
+        ("train_segmentation", "foodray train segmentation"),
+        ("score_archive", "foodray score"),
+        ("tune_mtl", "foodray tune mtl"),
+        ("reproduce_table1", "foodray table1"),
+    ],
 )
 def test_a_job_script_is_the_same_command(script: str, command: str) -> None:
     done = subprocess.run([sys.executable, f"jobs/{script}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
@@ -168,7 +175,7 @@ def test_a_job_script_is_the_same_command(script: str, command: str) -> None:
 
 
 def test_every_job_script_is_tested() -> None:
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {"train_mtl", "train_segmentation", "score_archive"}
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {"train_mtl", "train_segmentation", "score_archive", "tune_mtl", "reproduce_table1"}
 
 
 @pytest.mark.parametrize(

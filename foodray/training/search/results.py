@@ -78,13 +78,12 @@ def _row(trial: str, result: Any, point: Mapping[str, Any], setup: Setup) -> dic
 
 def told(error: BaseException | None) -> str | None:
     """The sentence of foodray's own error inside Ray's, or the last line of another."""
-    cause = error
-    while cause is not None:
-        if isinstance(cause, FoodrayError):
-            return str(cause)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    lines = str(error).strip().splitlines() if error is not None else []
-    return None if error is None else lines[-1] if lines else repr(error)
+    while (inner := getattr(error, "cause", None)) is not None:  # Ray's wrapper is also of the class that it wraps, with a traceback as its text
+        error = inner
+    if error is None or isinstance(error, FoodrayError):
+        return str(error) if error else None
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)
 
 
 def pareto_front(rows: Sequence[Mapping[str, Any]], directions: Sequence[tuple[str, str]]) -> tuple[str, ...]:

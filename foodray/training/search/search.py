@@ -170,7 +170,7 @@ class _Teller(Callback):
         self._tell(trials, trial)
 
     def _tell(self, trials: list[Any], trial: Any) -> None:
-        ended = [one for one in trials if one.status in ("TERMINATED", "ERROR")]
+        ended = {one.trial_id for one in trials if one.status in ("TERMINATED", "ERROR")} | {trial.trial_id}
         last = trial.last_result or {}
         values = {name: value for name, value in last.items() if name.startswith("val_")}
         state = "failed" if trial.status == "ERROR" else "finished" if last.get("finished") else "stopped early"
