@@ -224,9 +224,9 @@ class Decoder:
 
 
 def by_value(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
-    """The handle with calls over gRPC from replica to replica: 13 to 20 % less CPU a request of the whole graph than as calls of Ray actors.
+    """The handle with calls over gRPC from replica to replica: 12 to 14 % less CPU a request of the whole graph than as calls of Ray actors.
 
-    It opens no port: a replica listens for them on all interfaces in any case, and answers only who has the cluster's token.
+    It opens no port: a replica listens for them on all interfaces in any case; with RAY_AUTH_MODE=token it refuses whoever lacks the cluster's token.
     """
     return handle.options(_by_reference=False)
 
