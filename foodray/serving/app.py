@@ -27,6 +27,8 @@ from foodray.tasks.segmentation import SegmentationTask
 
 SPARE_S = 30.0
 """What Serve waits beyond the endpoint's own time for a request, so that a timeout is answered as a problem."""
+ANY_LENGTH = {"env_vars": {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": "-1"}}
+"""The environment of every replica: without it a message between two of them, such as a photo, may have 4 MB."""
 
 
 class ServeArgs(BaseModel):
@@ -65,7 +67,7 @@ def application(config: ServeConfig) -> Application:
     decoder = _DECODER.options(**_spread(config, config.graph.decoder)).bind(
         config.analyzer, config.markers, networks, [bundle.bundle_id for bundle in bundles]
     )
-    gate = _GATE.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256).bind()
+    gate = _GATE.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1, "runtime_env": ANY_LENGTH}, max_ongoing_requests=256).bind()
     busy = BackpressureConfig(status_code=503, retry_after_s=2)
     made: Application = _INGRESS.options(**_spread(config, config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
     return made
@@ -96,7 +98,7 @@ def _network(config: ServeConfig, place: int, bundle: Bundle) -> Any:
 def _spread(config: ServeConfig, replicas: ReplicaConfig) -> dict[str, Any]:
     """Serve's options for a deployment. A replica that is replaced may end what it has begun: Serve's 20 s cut off requests that waited for other replicas."""
     options: dict[str, Any] = {
-        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus, "runtime_env": ANY_LENGTH},
         "max_ongoing_requests": replicas.max_ongoing,
         "max_queued_requests": replicas.max_queued,
         "graceful_shutdown_timeout_s": config.http.timeout_s + SPARE_S,

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,17 @@ class Load:
         return {"name": name, "per_s": rate, "p50_ms": 1e3 * p50, "p99_ms": 1e3 * p99, "requests": sum(self.statuses.values()), "failed": failed}
 
 
-def clients(address: str, token: str, photos: list[bytes], *, num: int, seconds: float) -> Load:
-    """A closed load of `num` clients, from a process of their own."""
+def clients(address: str, token: str, photos: list[bytes], *, num: int, seconds: float, event: Callable[[], Any] | None = None) -> Load:
+    """A closed load of `num` clients, from a process of their own; `event` happens a quarter into the counted time."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_clients, args=(address, token, photos, num, seconds, queue))
     process.start()
+    assert queue.get() == "begun"  # the process may take many seconds to come up, and an event before its load would show nothing
+    timer = threading.Timer(WARM_UP_S + seconds / 4, event or (lambda: None))
+    timer.start()
     load = queue.get()
+    timer.join()
     process.join()
     assert isinstance(load, Load)
     return load
@@ -75,6 +80,7 @@ def _clients(address: str, token: str, photos: list[bytes], num: int, seconds: f
     load, turn, lock = Load(), count(), threading.Lock()
     begin = time.monotonic() + WARM_UP_S
     end = begin + seconds
+    queue.put("begun")
 
     def client() -> None:
         with requests.Session() as session:
@@ -218,13 +224,12 @@ def trouble(given: tyro.conf.OmitArgPrefixes[Given] = Given(seconds=60.0), num_c
             "the decoder killed": _kill("Decoder"),
             "one of two ingress replicas killed": _kill("Ingress"),
         }.items():
-            _during(event, seconds / 4)
-            _print(clients(address, token, some, num=num_clients, seconds=seconds).row(name))
+            _print(clients(address, token, some, num=num_clients, seconds=seconds, event=event).row(name))
         with tempfile.TemporaryDirectory() as copy:
             moved = _copied(analyzer.bundles[-1], Path(copy) / "bundle")
             changed = replace(config, analyzer=replace(analyzer, bundles=(*analyzer.bundles[:-1], moved)))
-            _during(lambda: start(changed, port=PORT), seconds / 4)
-            _print(clients(address, token, some, num=num_clients, seconds=seconds).row("a bundle exchanged"))
+            exchange = partial(start, changed, port=PORT)
+            _print(clients(address, token, some, num=num_clients, seconds=seconds, event=exchange).row("a bundle exchanged"))
 
 
 def _copied(bundle: str, place: Path) -> str:
@@ -233,10 +238,6 @@ def _copied(bundle: str, place: Path) -> str:
     card = {name: whole.card[name] for name in ("task", "config", "state", "metrics", "data")}
     write_bundle(Store(str(place)), card, dict(whole.weights))
     return str(place)
-
-
-def _during(event: Callable[[], Any], after_s: float) -> None:
-    threading.Timer(after_s + WARM_UP_S, event).start()
 
 
 def _kill(kind: str) -> Callable[[], None]:

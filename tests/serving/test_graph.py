@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
+import psutil
 import pytest
 import ray
 import requests
 import torch
 from odd import encoded, make_bundle, odd_files, picture
+from PIL import Image
 from ray import serve
 from ray_head import free_ports
 
@@ -141,6 +145,42 @@ def test_of_several_photos_each_has_its_own_end(endpoint: Endpoint) -> None:
     assert answer.status_code == 200
     assert [photo["status"] == "quarantined" for photo in answer.json()["photos"]] == [False, True, False]
     assert answer.json()["photos"][1]["reason"]["code"] == "unidentified"
+
+
+def test_a_photo_of_more_than_four_megabytes_reaches_the_decoder(endpoint: Endpoint) -> None:
+    """gRPC between replicas would stop there, and Serve's own default does."""
+    noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (1300, 1300, 3), np.uint8)), "PNG")
+    assert len(noise) > 5e6
+    answer = endpoint.post(noise)
+    assert answer.status_code == 200, answer.text
+
+
+def test_no_replica_runs_a_call_without_the_token_of_the_cluster(endpoint: Endpoint) -> None:
+    """What replicas tell each other is pickled, and they listen on all interfaces."""
+    processes = [process for process in psutil.process_iter(["cmdline"]) if _is_replica(process)]
+    refused = Counter[str]()
+    for process in processes:
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                refused[f"{process.pid} {_called(connection.laddr.port)}"] += 1
+    assert {code.split()[1] for code in refused} <= {"UNAUTHENTICATED", "UNIMPLEMENTED"}, refused  # a worker of Ray has a port of its own
+    assert {code for code in refused if "UNAUTHENTICATED" in code} == {f"{process.pid} UNAUTHENTICATED" for process in processes}
+    assert len(processes) >= 6, "two of the ingress, the gate, the decoder and two networks"
+
+
+def _is_replica(process: psutil.Process) -> bool:
+    """Of this run: another's may be on the machine."""
+    return "ray::ServeReplica:foodray" in " ".join(process.info["cmdline"] or ()) and psutil.Process() in process.parents()
+
+
+def _called(port: int) -> str:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        try:
+            call(b"", timeout=30)
+        except grpc.RpcError as error:
+            return str(error.code().name)  # type: ignore[attr-defined]
+    return "answered"
 
 
 def test_a_limit_holds_over_all_replicas_of_the_ingress(endpoint: Endpoint) -> None:
