@@ -125,9 +125,9 @@ def test_a_search_of_which_nothing_finishes_says_why(config: Config, ray_session
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_before_the_first_trial(config: Config, ray_session: None) -> None:
-    asked = replace(config, name="large", workers=WorkerConfig(num_workers=5))
+    asked = replace(config, name="large", workers=WorkerConfig(num_workers=9), loop=LoopConfig(batch_size=18))
     with pytest.raises(ClusterError, match=r"lower workers.num_workers"):
-        search(replace(asked, loop=LoopConfig(batch_size=10)), SearchConfig(space=SPACE), MtlTask)
+        search(asked, SearchConfig(space=SPACE), MtlTask)
     assert not Store(config.results).sub("large").list()
 
 
