@@ -25,6 +25,8 @@ from foodray.tasks.mtl import ROWS, MtlConfig, preset
 from foodray.tasks.segmentation import preset as preset_of_networks
 from foodray.tasks.transform import Augmentation
 from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
+from foodray.training.search import SearchConfig
+from foodray.training.table1 import Table1Config
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ["train", "mtl", "--corpus", "no/corpus", "--results", "no/results"]
@@ -156,6 +158,14 @@ def test_the_help_of_training_shows_the_sentence_of_every_setting(kind: type, sa
         assert sentence, f"{kind.__name__}.{name} has no sentence"
         assert words(sentence) in text, f"{kind.__name__}.{name}"
         assert f"{name.replace('_', '-')} " in text
+
+
+@pytest.mark.parametrize(("command", "kind"), [(["tune", "mtl"], SearchConfig), (["table1"], Table1Config)])
+def test_the_help_of_many_runs_shows_the_sentence_of_every_setting(command: list[str], kind: type, said: Callable[[list[str]], Said]) -> None:
+    _, text = said([*command, "--help"])
+    for name, sentence in sentences(kind).items():
+        assert sentence, f"{kind.__name__}.{name} has no sentence"
+        assert words(sentence) in text or name in ("task", "split", "loop", "workers"), f"{kind.__name__}.{name}"
 
 
 @pytest.mark.parametrize(

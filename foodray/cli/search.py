@@ -33,7 +33,8 @@ def tune(name: str, arguments: list[str]) -> None:
     command = make_dataclass("Tune", [("search", search_field)], bases=(family.command,), frozen=True, kw_only=True)
     command.__doc__ = _TUNE_HELP
     parsed: Any = parse(family, command, arguments, prog=f"foodray tune {name}", description=_TUNE_HELP, search=SearchConfig())
-    config = named(RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)}), f"tune-{name}")
+    config = RunConfig(**{item.name: getattr(parsed, item.name) for item in fields(RunConfig)})
+    config = named(config, f"tune-{name}", parsed.search)
     found, run = search(config, parsed.search, family.task, told=print_trial, progress=print_progress)
     note = "rendered sample data: not a result" if run.metrics["sample_data"] else ""
     draw_search(found.store, found.fields, parsed.search.directions[0][0], found.front, note)

@@ -109,9 +109,10 @@ def parse(family: Family, command: type[ConfigT], arguments: list[str], *, prog:
     return tyro.cli(command, args=arguments, default=default, prog=prog, description=description)
 
 
-def named(config: Any, family: str) -> Any:
-    """The run's config with a name: its own, or one made from the settings."""
+def named(config: Any, family: str, *more: Any) -> Any:
+    """The run's config with a name: its own, or one made from the settings, and from more of them."""
     from foodray.config import digest, to_plain
 
     plain = {**to_plain(config), "workers": None, "results": None}
-    return config if config.name else replace(config, name=f"{family}-{digest(plain)[:8]}")
+    said = [plain, *map(to_plain, more)] if more else plain
+    return config if config.name else replace(config, name=f"{family}-{digest(said)[:8]}")

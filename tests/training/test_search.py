@@ -145,7 +145,7 @@ def test_a_metric_that_nobody_reports_is_refused_with_those_there_are(config: Co
         ("task.normalization=none,ln", r"task.normalization = 'ln' is impossible: normalization = 'ln' needs cdfa.*variant"),
         ("task.optimizer.lear=1e-3", r"no setting 'task.optimizer.lear'; did you mean 'task.optimizer.lr'"),
         ("rows=hps", r"no setting 'rows'; did you mean 'row'"),
-        ("row=hsp", r"row = 'hsp' is unknown; did you mean 'hps'"),
+        ("row=sps_cfda", r"row = 'sps_cfda' is unknown; did you mean 'sps_cdfa'"),
         ("task.optimizer.lr=0.1:0.2", r"0.1:0.2.*impossible"),
         ("task.optimizer.lr", r"must be FIELD=VALUES"),
         ("task.optimizer.lr=loguniform:0:1", r"must rise, from above 0"),
@@ -237,6 +237,7 @@ def test_the_front_holds_what_no_other_betters() -> None:
         ({"objectives": ("accuracy:max", "accuracy:min")}, "each once"),
         ({"space": ("a=1",), "space_file": "x"}, "give one of them"),
         ({"num_trials": 0}, "num_trials = 0 must be >= 1"),
+        ({"objectives": ("objective:max",)}, "the task's own number is better where it is lower"),
     ],
 )
 def test_impossible_settings_of_a_search_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -48,6 +48,8 @@ class SearchConfig:
         names = [name for name, _ in self.directions]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"objectives = {self.objectives}: name one or several metrics, each once")
+        if (OWN_OBJECTIVE, "max") in self.directions:
+            raise ConfigError(f"objectives: the task's own number is better where it is lower; set {OWN_OBJECTIVE}:min")
 
     @property
     def directions(self) -> tuple[tuple[str, str], ...]:
