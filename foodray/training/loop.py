@@ -140,8 +140,8 @@ class Loop:
             record = {"stage": run.stage.name, "epoch": epoch, "lr": run.schedule.get_last_lr()[-1], **run.mean_losses()}
             if epoch % self.config.evaluate_every == 0 or ends_stage:
                 metrics = self.evaluate("val", task=run.task)
-                metrics["objective"] = self.task.objective(metrics)
                 if run.stage.keeps:
+                    metrics["objective"] = self.task.objective(metrics)
                     self._keep(metrics, epoch)
                 _set_training(self.network, run.trained)
                 record |= {f"val_{name}": value for name, value in metrics.items()}
