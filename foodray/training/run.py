@@ -2,7 +2,7 @@
 
     results/name/config.json          the whole config, written first
                  split.parquet        which sample is on which side
-                 checkpoints/         Ray Train's own folder: resumable states
+                 checkpoints/         Ray Train's own folder: resumable states, removed when the run is finished
                  progress.json        the latest line of progress
                  parts/               what the workers hand to the driver at the end
                  bundle/              the model
@@ -105,7 +105,16 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
             evaluate_test=config.evaluate_test,
         )
         _fit(config, store, assignment, callbacks)
-    return _finish(store, config, corpus, plan, time.monotonic() - started)
+    run = _finish(store, config, corpus, plan, time.monotonic() - started)
+    if config.evaluate_test:
+        drop_checkpoints(store)
+    return run
+
+
+def drop_checkpoints(store: Store) -> None:
+    """Remove the resumable states of a run that will not go on: they take four to eight times the room of its bundle."""
+    for key in store.list("checkpoints"):
+        store.delete(key)
 
 
 def _check_batch_norm(config: RunConfig[Any], network: nn.Module) -> None:

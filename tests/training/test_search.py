@@ -83,6 +83,10 @@ def test_only_the_best_trial_has_seen_the_test_side(done: tuple[Found, Run]) -> 
     assert read_bundle(folder.uri("bundle")).card["metrics"]["test"] is None
 
 
+def test_a_finished_search_leaves_no_checkpoints(done: tuple[Found, Run]) -> None:
+    assert not [key for key in done[0].store.list("trials") if "/checkpoints/" in key]
+
+
 def test_what_is_looked_at_once_more_is_not_trained_once_more(done: tuple[Found, Run]) -> None:
     found, run = done
     row = next(row for row in found.trials.to_pylist() if row["trial"] == found.best)

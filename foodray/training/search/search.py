@@ -32,7 +32,7 @@ from foodray.storage.tables import csv_bytes, parquet_bytes
 from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
 from foodray.training.many import at_once, sharing_cores
-from foodray.training.run import Progress, Run, make_plan, train
+from foodray.training.run import Progress, Run, drop_checkpoints, make_plan, train
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
 from foodray.training.search.space import Space, make_space, same_search
@@ -75,6 +75,8 @@ def search(
     said = {"trial": found.best, "bundle": run.store.uri("bundle"), "run": run.store.root, "settings": found.points[found.best]}
     said |= {"objectives": list(wanted.objectives), "front": list(found.front), "val": run.metrics["val"], "test": run.metrics["test"]}
     store.write("best.json", json.dumps(without_nan(said), indent=2).encode(), replace=True)
+    for trial in found.points:
+        drop_checkpoints(store.sub(f"trials/{trial}"))
     return found, run
 
 
