@@ -9,8 +9,8 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from functools import reduce
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cache, reduce
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -50,11 +50,18 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
     """The config that `to_plain` wrote; raises `ConfigError` for an unknown key or an impossible value."""
     _refuse_unknown(kind, values, kind.__name__)
     try:
-        return TypeAdapter(kind).validate_python(dict(values))
+        made: T = _adapter(kind).validate_python(dict(values))
+        return made
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{kind.__name__}.{where} = {first.get('input')!r}: {first['msg']}") from error
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    """Made once a class: it costs 5 ms, and the space of a search is checked at a thousand points."""
+    return TypeAdapter(kind)
 
 
 def _refuse_unknown(kind: Any, values: Mapping[str, Any], where: str) -> None:
