@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, reduce
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -59,7 +59,7 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     """Made once a class: it costs 5 ms, and the space of a search is checked at a thousand points."""
     return TypeAdapter(kind)
 
