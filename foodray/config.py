@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from functools import cache, reduce
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -50,7 +50,7 @@ def from_plain(kind: type[T], values: Mapping[str, Any]) -> T:
     """The config that `to_plain` wrote; raises `ConfigError` for an unknown key or an impossible value."""
     _refuse_unknown(kind, values, kind.__name__)
     try:
-        made: T = _adapter(kind).validate_python(dict(values))
+        made: T = _adapter(cast(Any, kind)).validate_python(dict(values))
         return made
     except ValidationError as error:
         first = error.errors()[0]

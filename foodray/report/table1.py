@@ -2,7 +2,7 @@
 
 In: the folders of finished runs, one a row and seed. Out: a Markdown page, a CSV and a figure. A row is compared with the single-task row of
 the same seed on the same items: the difference of each item (right or wrong; absolute error), with an interval that resamples groups
-(`clustered_mean`). The spread over seeds and the interval over groups are two different things; neither holds the other.
+(`clustered_mean`). Chance in training is not in that interval, so a difference counts as decided only where every seed has it with the same sign.
 """
 
 import io
@@ -75,7 +75,7 @@ def make_table1(runs: Mapping[str, Sequence[Store]]) -> Table1:
     for line in lines:
         for name, single in SINGLE.items():
             if line["row"] not in SINGLE.values():
-                line |= _difference(name, difference(items[line["row"]], items[single], name, target))
+                line |= _difference(name, *difference(items[line["row"]], items[single], name, target))
     some = metrics["sps_cdfa_ln_bn" if "sps_cdfa_ln_bn" in metrics else next(row for row in metrics if row not in SINGLE.values())]
     for name in some[0]["baselines"]:
         lines.append({"row": f"baseline: {name}", **_means([found["baselines"][name] for found in some], names)})
@@ -83,8 +83,9 @@ def make_table1(runs: Mapping[str, Sequence[Store]]) -> Table1:
     return Table1(markdown=_page(frame, metrics, target, some), rows=frame, figure=_figure(metrics, key, target, any(m["sample_data"] for m in some)))
 
 
-def difference(items: pd.DataFrame, single: pd.DataFrame, name: str, target: str) -> Interval:
-    """Mean over items of a row's accuracy (share) or absolute error (units of the target) less the single-task row's, same items, same seed."""
+def difference(items: pd.DataFrame, single: pd.DataFrame, name: str, target: str) -> tuple[Interval, bool]:
+    """Mean over items of a row's accuracy (share) or absolute error (units of the target) less the single-task row's, same items, same
+    seed; and whether every seed has it with the same sign."""
     both = items.merge(single, on=["seed", "sample_id"], suffixes=("", "_single"), validate="one_to_one")
     if name == "accuracy":
         both = both[both["class_name"].notna()]
@@ -93,7 +94,8 @@ def difference(items: pd.DataFrame, single: pd.DataFrame, name: str, target: str
     else:
         both = both[both[target].notna()]
         values = (both[f"pred_{target}"] - both[target]).abs() - (both[f"pred_{target}_single"] - both[target]).abs()
-    return clustered_mean(values.to_numpy(np.float64), both["participant_id"].to_numpy(object))
+    signs = values.groupby(both["seed"]).mean().map(np.sign)
+    return clustered_mean(values.to_numpy(np.float64), both["participant_id"].to_numpy(object)), signs.nunique() == 1
 
 
 def _items(stores: Sequence[Store]) -> pd.DataFrame:
@@ -122,8 +124,9 @@ def _published(row: str, target: str) -> dict[str, Any]:
     return {"published_accuracy": paper.accuracy and paper.accuracy / 100, **kcal, "published_mccr": paper.mccr}
 
 
-def _difference(name: str, found: Interval) -> dict[str, Any]:
-    return {f"{name}_difference": found.estimate, f"{name}_difference_lo": found.low, f"{name}_difference_hi": found.high, "num_groups": found.num_groups}
+def _difference(name: str, found: Interval, seeds_agree: bool) -> dict[str, Any]:
+    ends = {f"{name}_difference_lo": found.low, f"{name}_difference_hi": found.high}
+    return {f"{name}_difference": found.estimate, **ends, f"{name}_seeds_agree": seeds_agree, "num_groups": found.num_groups}
 
 
 # ---- The page.
@@ -154,7 +157,8 @@ def _caption(metrics: Mapping[str, Sequence[dict[str, Any]]], some: Sequence[dic
     length = f"{min(epochs)} epochs" if len(epochs) == 1 else f"{min(epochs)} to {max(epochs)} epochs"
     return (
         f"Mean ± standard deviation over {len(some)} seeds of {length}; test sides: {'; '.join(sides)}. Differences are of the same items and seeds; their "
-        "intervals resample whole groups (95 %, BCa bootstrap) and hold what is left to chance in the choice of groups, not in training."
+        "intervals resample whole groups (95 %, BCa bootstrap) and hold what is left to chance in the choice of groups. Chance in training is not "
+        "in them, so a claim counts as decided only where every seed agrees."
     )
 
 
@@ -191,8 +195,8 @@ def _mccr(frame: pd.DataFrame) -> str:
 def sentence(entry: Mapping[str, Any], target: str) -> str:
     """Whether the data support what the paper found for a row, against the single-task networks.
 
-    A claim is the sign of the published difference. It is supported where the interval lies wholly on that side of zero, contradicted
-    where it lies wholly on the other, and otherwise not decided.
+    A claim is the sign of the published difference. It is supported where the interval lies wholly on that side of zero and every seed agrees,
+    contradicted where both are so on the other side, and otherwise not decided.
     """
     paper = PUBLISHED[entry["row"]]
     told = []
@@ -201,7 +205,9 @@ def sentence(entry: Mapping[str, Any], target: str) -> str:
         claimed = (paper.accuracy or 0) - (single.accuracy or 0) if name == "accuracy" else (paper.mae_kcal or 0) - (single.mae_kcal or 0)
         found, low, high = (entry[f"{name}_difference{end}"] * factor for end in ("", "_lo", "_hi"))
         verdict = "not decided"
-        if low > 0 or high < 0:
+        if (low > 0 or high < 0) and not entry[f"{name}_seeds_agree"]:
+            verdict = "not decided: seeds disagree"
+        elif low > 0 or high < 0:
             verdict = "supported" if (found > 0) == (claimed > 0) else "contradicted"
         published = f"{claimed:+.1f} {unit if name == 'accuracy' else 'kcal'}"
         told.append(f"{title}: published {published}, here {found:+.1f} {unit} ({low:+.1f} to {high:+.1f}): **{verdict}**")

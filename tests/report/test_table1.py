@@ -81,10 +81,22 @@ def test_the_page_says_what_the_data_support(runs: dict[str, list[Store]]) -> No
 
 def test_a_claim_is_contradicted_only_by_an_interval_on_the_other_side_of_zero() -> None:
     entry = {"row": "sps_cdfa_ln_bn", "accuracy_difference": -0.02, "accuracy_difference_lo": -0.03, "accuracy_difference_hi": -0.01}
-    entry |= {"mae_difference": 3.0, "mae_difference_lo": -1.0, "mae_difference_hi": 7.0}
+    entry |= {"mae_difference": 3.0, "mae_difference_lo": -1.0, "mae_difference_hi": 7.0, "accuracy_seeds_agree": True, "mae_seeds_agree": True}
     said = sentence(entry, "energy_kcal")
     assert "accuracy: published +2.6 points, here -2.0 points (-3.0 to -1.0): **contradicted**" in said
     assert "here +3.0 kcal (-1.0 to +7.0): **not decided**" in said
+    assert "(-3.0 to -1.0): **not decided: seeds disagree**" in sentence({**entry, "accuracy_seeds_agree": False}, "energy_kcal")
+
+
+def test_seeds_disagree_where_one_has_the_difference_with_another_sign(tmp_path: Path) -> None:
+    shares = {"classification": (0.5, None), "portion": (None, 40.0), "hps": (1.0, 30.0)}
+    runs = {row: [a_run(tmp_path / f"{row}-0", right=right, error=error, seed=0)] for row, (right, error) in shares.items()}
+    worse = {"classification": (0.5, None), "portion": (None, 40.0), "hps": (0.25, 30.0)}
+    for row, (right, error) in worse.items():
+        runs[row].append(a_run(tmp_path / f"{row}-1", right=right, error=error, seed=1))
+    hard = make_table1(runs).rows.set_index("row").loc["hps"]
+    assert not hard["accuracy_seeds_agree"]
+    assert hard["mae_seeds_agree"]
 
 
 def test_the_csv_holds_every_row_and_baseline(runs: dict[str, list[Store]]) -> None:
