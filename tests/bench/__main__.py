@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench import decode, memory, score, serve, train
+from tests.bench import decode, memory, score, serve, train, tune
 
 
 def rows() -> Iterator[dict[str, Any]]:
     """Every measurement, each when it is done."""
     yield from decode.run()
     yield from train.run()
+    yield from tune.run()
     if "FOODRAY_DATA" not in os.environ:
         print("archive scoring is not measured: it needs real photos, FOODRAY_DATA=../shared/data")
         return
