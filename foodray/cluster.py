@@ -42,10 +42,19 @@ def num_workers_at_most(*, use_gpu: bool) -> int:
     return max(1, int(total.get("CPU", 1)) if os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1)
 
 
-def num_runs_at_once(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) -> int:
-    """How many training runs of so many workers the cluster holds side by side, at least 1; each worker has a Ray Data task beside it."""
-    by_cpu = ray.cluster_resources().get("CPU", 1) // (num_workers * (cpus_per_worker + 1))  # type: ignore[no-untyped-call]
-    return max(1, int(min(by_cpu, num_workers_at_most(use_gpu=use_gpu) // num_workers)))
+def num_runs_at_once(num_workers: int, *, cpus_per_worker: float, use_gpu: bool, wanted: int = 0) -> int:
+    """How many training runs of so many workers to keep going side by side, at least 1: `wanted`, or with 0 as many as the cluster holds.
+
+    Raises `ClusterError` for more than it holds: each worker waits for a Ray Data task, and where all CPUs are workers' nobody would go on.
+    """
+    total, need = ray.cluster_resources().get("CPU", 1), num_workers * (cpus_per_worker + 1)  # type: ignore[no-untyped-call]
+    by_cpu = max(1, int(total // need))
+    if wanted > by_cpu:
+        raise ClusterError(
+            f"concurrent = {wanted} runs of {num_workers} workers need {wanted * need:g} CPUs with a Ray Data task beside each worker, the cluster has "
+            f"{total:g}; set concurrent <= {by_cpu}, or add nodes"
+        )
+    return wanted or max(1, min(by_cpu, num_workers_at_most(use_gpu=use_gpu) // num_workers))
 
 
 def check_resources(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) -> None:

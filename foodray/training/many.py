@@ -29,7 +29,7 @@ def train_all(configs: Sequence[RunConfig[Any]], family: type[Task], *, concurre
     Raises `ClusterError` with the names and reasons of runs that failed, when all others are finished.
     """
     connect()
-    places = concurrent or at_once(configs[0])
+    places = at_once(configs[0], concurrent)
     waiting = [(index, sharing_cores(config, places)) for index, config in enumerate(configs)]
     running: dict[Any, int] = {}
     found: dict[int, Run] = {}
@@ -56,10 +56,10 @@ def train_all(configs: Sequence[RunConfig[Any]], family: type[Task], *, concurre
     return [found[index] for index in range(len(configs))]
 
 
-def at_once(config: RunConfig[Any]) -> int:
-    """How many such runs the cluster holds side by side."""
+def at_once(config: RunConfig[Any], wanted: int) -> int:
+    """How many such runs are kept going side by side: those wanted, or with 0 as many as the cluster holds; raises `ClusterError` for more."""
     workers = config.workers
-    return num_runs_at_once(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
+    return num_runs_at_once(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu, wanted=wanted)
 
 
 def sharing_cores(config: RunConfig[Any], places: int) -> RunConfig[Any]:

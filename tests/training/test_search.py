@@ -132,6 +132,8 @@ def test_more_workers_than_the_cluster_holds_are_refused_before_the_first_trial(
     asked = replace(config, name="large", workers=WorkerConfig(num_workers=9), loop=LoopConfig(batch_size=18))
     with pytest.raises(ClusterError, match=r"lower workers.num_workers"):
         search(asked, SearchConfig(space=SPACE), MtlTask)
+    with pytest.raises(ClusterError, match=r"concurrent = 4 runs of 1 workers need 8 CPUs.*set concurrent <= 3"):
+        search(replace(config, name="large"), SearchConfig(space=SPACE, concurrent=4), MtlTask)
     assert not Store(config.results).sub("large").list()
 
 

@@ -60,8 +60,8 @@ def search(
     workers = config.workers
     check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
+    places = at_once(config, wanted.concurrent)
     _write_down(store, config, wanted, family)
-    places = wanted.concurrent or at_once(config)
     setup = Setup(space=replace(space, base=sharing_cores(config, places)), folder=store.sub("trials").root, directions=wanted.directions)
     _Teller.told = staticmethod(told)
     grid = _tuner(store, setup, wanted, places, longest).fit()
