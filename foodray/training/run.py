@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
-from ray.train import CheckpointConfig, FailureConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import nn
@@ -68,10 +68,10 @@ class Run:
         return Run(store=store, metrics=json.loads(store.read("metrics.json")), info=json.loads(store.read("run.json")))
 
 
-def train(config: RunConfig[Any], family: type[Task], progress: Progress | None = None, callbacks: Sequence[UserCallback] = ()) -> Run:
+def train(config: RunConfig[Any], family: type[Task], progress: Progress | None = None, callbacks: Sequence[Any] = ()) -> Run:
     """Train one model of a family; raises a `FoodrayError` before a long wait wherever that is possible.
 
-    `callbacks` are Ray Train's: they are told of the metrics that go with each checkpoint.
+    `callbacks` are Ray Train's and run in its controller: a `UserCallback` is told of the metrics that go with each checkpoint.
     """
     store = Store(config.results).sub(config.name)
     wanted = {"family": family.name, **to_plain(config), "corpus": Store(config.corpus).root, "results": Store(config.results).root}
@@ -173,7 +173,7 @@ def _is_finished(store: Store, wanted: dict[str, Any], evaluate_test: bool) -> b
     return store.exists("run.json") and not (evaluate_test and json.loads(store.read("metrics.json"))["test"] is None)
 
 
-def _fit(config: RunConfig[Any], store: Store, assignment: Assignment, callbacks: Sequence[UserCallback]) -> None:
+def _fit(config: RunConfig[Any], store: Store, assignment: Assignment, callbacks: Sequence[Any]) -> None:
     workers = config.workers
     count = (workers.num_workers, workers.max_workers) if workers.max_workers > workers.num_workers else workers.num_workers
     trainer = TorchTrainer(
@@ -185,7 +185,7 @@ def _fit(config: RunConfig[Any], store: Store, assignment: Assignment, callbacks
             storage_path=store.root,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=list[Any](callbacks),
+            callbacks=list(callbacks),
         ),
     )
     try:

@@ -35,6 +35,7 @@ from foodray.training.many import at_once, sharing_cores
 from foodray.training.run import Progress, Run, drop_checkpoints, make_plan, train
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
+from foodray.training.search.rooms import Rooms, give_back
 from foodray.training.search.space import Space, make_space, same_search
 from foodray.training.search.trial import Setup, run_trial
 
@@ -62,8 +63,8 @@ def search(
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
     places = at_once(config, wanted.concurrent)
     _write_down(store, config, wanted, family)
-    setup = Setup(space=replace(space, base=sharing_cores(config, places)), folder=store.sub("trials").root, directions=wanted.directions)
-    _Teller.told = staticmethod(told)
+    setup = Setup(space=replace(space, base=sharing_cores(config, places)), folder=store.sub("trials").root, directions=wanted.directions, rooms=Rooms.remote())  # type: ignore[attr-defined]
+    _Teller.told, _Teller.rooms = staticmethod(told), setup.rooms
     grid = _tuner(store, setup, wanted, places, longest).fit()
     found = collect(grid, setup, wanted, store)
     store.write("trials.parquet", parquet_bytes(found.trials), replace=True)
@@ -158,10 +159,12 @@ def _scheduler(wanted: SearchConfig, longest: int) -> ASHAScheduler | MedianStop
 
 
 class _Teller(Callback):
-    """Tells of each trial that ends."""
+    """Tells of each trial that ends, and gives back what it held."""
 
     told: ClassVar[Told] = staticmethod(lambda record: None)
     """Of the class, not of the object: Tune pickles its callbacks, and a search that is continued would talk to a copy."""
+    rooms: ClassVar[Any] = None
+    """The search's `Rooms`, of the class for the same reason."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial came to its end, or was given up."""
@@ -172,6 +175,7 @@ class _Teller(Callback):
         self._tell(trials, trial)
 
     def _tell(self, trials: list[Any], trial: Any) -> None:
+        give_back(type(self).rooms, trial.trial_id)
         ended = {one.trial_id for one in trials if one.status in ("TERMINATED", "ERROR")} | {trial.trial_id}
         last = trial.last_result or {}
         values = {name: value for name, value in last.items() if name.startswith("val_")}

@@ -10,6 +10,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from foodray.training.config import RunConfig
 from foodray.training.run import Run, train
+from foodray.training.search.rooms import TellRoom
 from foodray.training.search.space import Point, Space
 
 
@@ -23,6 +24,8 @@ class Setup:
     """Where the trials' run folders go."""
     directions: tuple[tuple[str, str], ...]
     """Validation metrics that Tune needs, each with "min" or "max"."""
+    rooms: Any
+    """The search's `Rooms`."""
 
     def config(self, trial_id: str, point: Point) -> RunConfig[Any]:
         """The run of a trial; it leaves the test side alone."""
@@ -31,8 +34,8 @@ class Setup:
 
 def run_trial(point: dict[str, Any], setup: Setup) -> None:
     """Train, or continue what a killed search began; the last report is of the weights that were kept."""
-    config = setup.config(tune.get_context().get_trial_id(), point)
-    run = train(config, setup.space.family, callbacks=[ReportEvaluations(setup.directions)])
+    trial = tune.get_context().get_trial_id()
+    run = train(setup.config(trial, point), setup.space.family, callbacks=[ReportEvaluations(setup.directions), TellRoom(setup.rooms, trial)])
     tune.report({**comparable(kept(run), setup.directions), "num_epochs": len(run.metrics["history"]), "finished": True})
 
 
