@@ -1,13 +1,11 @@
 """Searches on Ray Tune: what is checked before the first trial, what trials may look at, and what is left when one fails or all are done."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
@@ -104,14 +102,6 @@ def test_what_is_looked_at_once_more_is_not_trained_once_more(done: tuple[Found,
 def test_the_history_holds_every_epoch_of_every_trial_that_ran(done: tuple[Found, Run]) -> None:
     history = done[0].history.to_pandas()
     assert sorted(history.groupby("trial")["num_epochs"].apply(list).tolist()) == [[1], [1, 2, 3]]
-
-
-def test_a_trial_that_is_given_up_gives_its_cpus_back(done: tuple[Found, Run]) -> None:
-    """Ray Train leaves its placement group behind: after a few trials nothing could start."""
-    end = time.monotonic() + 30
-    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < end:
-        time.sleep(0.2)
-    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
 
 
 def test_a_finished_search_is_not_repeated(config: Config, done: tuple[Found, Run]) -> None:
