@@ -65,16 +65,20 @@ def _is_range(column: pd.Series) -> bool:
     return pd.api.types.is_float_dtype(column) and column.nunique() > 5
 
 
+def _is_log(column: pd.Series) -> bool:
+    """Whether a range spans so much that it is looked at by its logarithm."""
+    return _is_range(column) and bool(column.min() > 0 and column.max() > 20 * column.min())
+
+
 def _distribution(column: pd.Series) -> Any:
     if _is_range(column):
-        low, high = float(column.min()), float(column.max())
-        return optuna.distributions.FloatDistribution(low, high, log=low > 0 and high > 20 * low)
+        return optuna.distributions.FloatDistribution(float(column.min()), float(column.max()), log=_is_log(column))
     return optuna.distributions.CategoricalDistribution(sorted({_plain(value) for value in column}, key=str))
 
 
 def _curves(trials: pd.DataFrame, history: pd.DataFrame, objective: str, note: str) -> bytes:
-    names = [name for name in (objective, "accuracy", "mae_kcal", "mae_g", "mae_ml", "miou") if f"val_{name}" in history]
-    names = list(dict.fromkeys(names))
+    wanted = dict.fromkeys((objective, "accuracy", "mae_kcal", "mae_g", "mae_ml", "miou"))
+    names = [name for name in wanted if f"val_{name}" in history]
     figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.6), layout="constrained", squeeze=False)
     state = dict(zip(trials["trial"], trials["state"], strict=True))
     for axis, name in zip(axes[0], names, strict=True):
@@ -95,7 +99,7 @@ def _fields(trials: pd.DataFrame, history: pd.DataFrame, fields: Sequence[str], 
     for axis, field in zip(axes[0], fields, strict=True):
         column = points.loc[known.index, field]
         axis.scatter(column if _is_range(column) else column.astype(str), known, s=14, alpha=0.7)
-        if _is_range(column) and column.min() > 0 and column.max() > 20 * column.min():
+        if _is_log(column):
             axis.set_xscale("log")
         axis.set_title(f"{field.removeprefix('task.')}\n{shares[field]:.0%}" if field in shares else field.removeprefix("task."), fontsize=9)
         axis.tick_params(axis="x", rotation=60, labelsize=7)

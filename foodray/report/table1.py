@@ -5,7 +5,6 @@ the same seed on the same items: the difference of each item (right or wrong; ab
 (`clustered_mean`). Chance in training is not in that interval, so a difference counts as decided only where every seed has it with the same sign.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -231,6 +230,4 @@ def _figure(metrics: Mapping[str, Sequence[dict[str, Any]]], key: str, target: s
 
 def as_csv(table: Table1) -> bytes:
     """The rows as CSV; numbers in full, shares as shares."""
-    sink = io.StringIO()
-    table.rows.to_csv(sink, index=False)
-    return sink.getvalue().encode()
+    return table.rows.to_csv(index=False).encode()

@@ -7,7 +7,7 @@ finds finished runs finished and continues what was under way.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +17,12 @@ from foodray.cluster import connect, num_runs_at_once
 from foodray.errors import ClusterError, FoodrayError
 from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
-from foodray.training.run import Run, train
+from foodray.training.run import Progress, Run, train
 
 log = logging.getLogger(__name__)
-Told = Callable[[dict[str, Any]], None]
 
 
-def train_all(configs: Sequence[RunConfig[Any]], family: type[Task], *, concurrent: int = 0, told: Told = lambda record: None) -> list[Run]:
+def train_all(configs: Sequence[RunConfig[Any]], family: type[Task], *, concurrent: int = 0, told: Progress = lambda record: None) -> list[Run]:
     """Train every run, `concurrent` at a time (0: as many as the cluster holds), and tell after each how far the whole is.
 
     Raises `ClusterError` with the names and reasons of runs that failed, when all others are finished.

@@ -6,9 +6,7 @@ Seed s has initial weights s and, unless told otherwise, tests on fold s of the 
 participants too, and every participant is tested at most once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from foodray.config import nearest
 from foodray.corpus.splits import SplitConfig
@@ -17,7 +15,7 @@ from foodray.storage.store import Store
 from foodray.tasks.mtl import ROWS, MtlConfig, MtlTask
 from foodray.training.config import RunConfig
 from foodray.training.many import train_all
-from foodray.training.run import Run
+from foodray.training.run import Progress, Run
 
 SINGLE_TASK = ("classification", "portion")
 
@@ -55,7 +53,7 @@ class Table1Config(RunConfig[MtlConfig]):
             raise ConfigError("the table is of the test side; leave evaluate_test on")
 
 
-def train_table1(config: Table1Config, told: Callable[[dict[str, Any]], None] = lambda record: None) -> dict[str, list[Run]]:
+def train_table1(config: Table1Config, told: Progress = lambda record: None) -> dict[str, list[Run]]:
     """The finished runs of each row, in the order of the seeds; raises as `train_all` does."""
     wanted = {(row, seed): _run(config, row, seed) for seed in range(config.seeds) for row in config.rows}
     runs = dict(zip(wanted, train_all(list(wanted.values()), MtlTask, concurrent=config.concurrent, told=told), strict=True))

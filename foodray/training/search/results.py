@@ -15,9 +15,6 @@ from foodray.training.run import Run
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.trial import Setup, kept
 
-STATES = ("finished", "stopped", "failed", "unfinished")
-"""Trained to the end; given up by the scheduler; ended with an error; begun and not ended."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -28,7 +25,8 @@ class Found:
     fields: tuple[str, ...]
     """What was searched."""
     trials: pa.Table
-    """One row a trial: trial, state, error, num_epochs, seconds, a column a searched field, val_* of the kept weights (finished) or of the last evaluation."""
+    """One row a trial: trial, state (finished; stopped by the scheduler; failed with an error; unfinished), error, num_epochs,
+    seconds, a column a searched field, val_* of the kept weights (finished) or of the last evaluation."""
     history: pa.Table
     """One row an evaluation: trial, num_epochs, val_*."""
     points: Mapping[str, Mapping[str, Any]]

@@ -13,7 +13,6 @@ Tune's state is pickled: whoever can write to the results folder can run code in
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -36,16 +35,15 @@ from foodray.training.run import Progress, Run, drop_checkpoints, make_plan, tra
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
 from foodray.training.search.rooms import Rooms, give_back
-from foodray.training.search.space import Space, make_space, same_search
+from foodray.training.search.space import Space, make_space, same_search, settings_of
 from foodray.training.search.trial import Setup, run_trial
 
 log = logging.getLogger(__name__)
-Told = Callable[[dict[str, Any]], None]
 DRIVER_CPUS = 0.01  # a trial's own process waits for its training workers, which hold the CPUs
 
 
 def search(
-    config: RunConfig[Any], wanted: SearchConfig, family: type[Task], *, told: Told = lambda record: None, progress: Progress | None = None
+    config: RunConfig[Any], wanted: SearchConfig, family: type[Task], *, told: Progress = lambda record: None, progress: Progress | None = None
 ) -> tuple[Found, Run]:
     """The finished search and its best trial's run, with its test side evaluated.
 
@@ -90,8 +88,8 @@ def _check_points(space: Space, wanted: SearchConfig, corpus: Corpus) -> int:
         longest = max(longest, sum(stage.epochs for stage in task.stages()))
         for name, _ in wanted.directions:
             if name != OWN_OBJECTIVE and name not in (known := task.metric_names()):
-                where = ", ".join(f"{field} = {value!r}" for field, value in point.items())
-                raise ConfigError(f"objectives: no {name!r} is reported where {where}; choose from: {OWN_OBJECTIVE}, {', '.join(known)}, or narrow the space")
+                where, others = settings_of(point), ", ".join((OWN_OBJECTIVE, *known))
+                raise ConfigError(f"objectives: no {name!r} is reported where {where}; choose from: {others}, or narrow the space")
     return longest
 
 
@@ -161,7 +159,7 @@ def _scheduler(wanted: SearchConfig, longest: int) -> ASHAScheduler | MedianStop
 class _Teller(Callback):
     """Tells of each trial that ends, and gives back what it held."""
 
-    told: ClassVar[Told] = staticmethod(lambda record: None)
+    told: ClassVar[Progress] = staticmethod(lambda record: None)
     """Of the class, not of the object: Tune pickles its callbacks, and a search that is continued would talk to a copy."""
     rooms: ClassVar[Any] = None
     """The search's `Rooms`, of the class for the same reason."""

@@ -122,11 +122,12 @@ def make_space(config: RunConfig[Any], search: SearchConfig, family: type[Task])
         try:
             space.config(point)
         except ConfigError as error:
-            raise ConfigError(f"space: {_told(point)} is impossible: {error}; take the value out, or search a variant that sets them together") from error
+            raise ConfigError(f"space: {settings_of(point)} is impossible: {error}; take the value out, or search a variant that sets them together") from error
     return space
 
 
-def _told(point: Point) -> str:
+def settings_of(point: Point) -> str:
+    """A point in words, for an error."""
     return ", ".join(f"{field} = {value!r}" for field, value in point.items())
 
 
