@@ -1,11 +1,13 @@
 """Searches on Ray Tune: what is checked before the first trial, what trials may look at, and what is left when one fails or all are done."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
@@ -90,6 +92,14 @@ def test_only_the_best_trial_has_seen_the_test_side(done: tuple[Found, Run]) -> 
 def test_a_finished_search_leaves_no_checkpoints(done: tuple[Found, Run]) -> None:
     left = [key for key in done[0].store.list("trials") if "/checkpoints/" in key]
     assert not [key for key in left if not key.endswith("/")], "but for the empty objects that stand for folders"
+
+
+def test_a_trial_that_is_given_up_gives_its_cpus_back(done: tuple[Found, Run]) -> None:
+    for _ in range(60):
+        if (free := ray.available_resources().get("CPU")) == ray.cluster_resources()["CPU"]:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{free} of {ray.cluster_resources()['CPU']} CPUs are free")
 
 
 def test_what_is_looked_at_once_more_is_not_trained_once_more(done: tuple[Found, Run]) -> None:

@@ -16,6 +16,7 @@ import logging
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import ray
 from ray import tune
 from ray.tune import Callback, FailureConfig, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
@@ -34,7 +35,7 @@ from foodray.training.many import at_once, sharing_cores
 from foodray.training.run import Progress, Run, drop_checkpoints, make_plan, train
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
-from foodray.training.search.rooms import Rooms, give_back
+from foodray.training.search.rooms import Rooms
 from foodray.training.search.space import Space, make_space, same_search, settings_of
 from foodray.training.search.trial import Setup, run_trial
 
@@ -62,8 +63,9 @@ def search(
     places = at_once(config, wanted.concurrent)
     _write_down(store, config, wanted, family)
     setup = Setup(space=replace(space, base=sharing_cores(config, places)), folder=store.sub("trials").root, directions=wanted.directions, rooms=Rooms.remote())  # type: ignore[attr-defined]
-    _Teller.told, _Teller.rooms = staticmethod(told), setup.rooms
+    _Teller.told, _Teller.rooms, _Teller.gone = staticmethod(told), setup.rooms, []
     grid = _tuner(store, setup, wanted, places, longest).fit()
+    ray.get(_Teller.gone)
     found = collect(grid, setup, wanted, store)
     store.write("trials.parquet", parquet_bytes(found.trials), replace=True)
     store.write("trials.csv", csv_bytes(found.trials), replace=True)
@@ -163,6 +165,8 @@ class _Teller(Callback):
     """Of the class, not of the object: Tune pickles its callbacks, and a search that is continued would talk to a copy."""
     rooms: ClassVar[Any] = None
     """The search's `Rooms`, of the class for the same reason."""
+    gone: ClassVar[list[Any]] = []
+    """One object reference a trial that is over, there once all that it held is free."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial came to its end, or was given up."""
@@ -173,7 +177,7 @@ class _Teller(Callback):
         self._tell(trials, trial)
 
     def _tell(self, trials: list[Any], trial: Any) -> None:
-        give_back(type(self).rooms, trial.trial_id)
+        type(self).gone.append(type(self).rooms.give_back.remote(trial.trial_id))
         ended = {one.trial_id for one in trials if one.status in ("TERMINATED", "ERROR")} | {trial.trial_id}
         last = trial.last_result or {}
         values = {name: value for name, value in last.items() if name.startswith("val_")}
