@@ -24,6 +24,7 @@ from foodray.tasks import TASKS, task_of
 from foodray.tasks.base import Task
 from foodray.tasks.mtl import ROWS, MtlConfig
 from foodray.tasks.segmentation import SegmentationConfig
+from foodray.tasks.tagging import TaggingConfig
 
 NUM_ROWS = 8
 LABELS = ("apple", "bread", "rice")
@@ -45,6 +46,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "auxiliary head": SegmentationConfig(**SMALL, architecture="deeplabv3_mobilenet_v3_large"),
         "PointRend": SegmentationConfig(**SMALL, architecture="pointrend", pointrend_backbone="resnet18", points=PointSettings(num_points=64)),
     },
+    "tagging": {
+        "one threshold": TaggingConfig(**TINY),
+        "asymmetric loss, a threshold a tag, a tag at least": TaggingConfig(
+            **TINY, loss="asymmetric", thresholds="per_tag", min_positives=1, at_least_one=True
+        ),
+    },
 }
 """Tiny settings of each family: every kind of head and of input once."""
 
@@ -54,6 +61,7 @@ def label_columns() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     columns = {name: rng.uniform(20, 300, NUM_ROWS) for name in ("mass_g", "energy_kcal", "volume_ml", "extent_w_mm", "extent_h_mm")}
     mask_px = rng.integers(0, 3_000, (NUM_ROWS, 1 + len(LABELS)))
+    columns["tags"] = np.fromiter(([LABELS[index % 3]] + [LABELS[2]] * (index % 2) for index in range(NUM_ROWS)), dtype=object, count=NUM_ROWS)
     return {**columns, "class_name": np.array([LABELS[index % 3] for index in range(NUM_ROWS)], dtype=object), "mask_px": mask_px}
 
 

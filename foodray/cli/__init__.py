@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -108,17 +109,20 @@ def check(study: StudyArg, photos_root: str | None = None) -> None:
 
 
 def import_(
-    layout: Positional[Literal["ecustfd", "folders", "foodseg103", "coco", "yolo", "masks"]],
+    layout: Positional[Literal["ecustfd", "folders", "foodseg103", "coco", "yolo", "masks", "tags"]],
     source: SourceArg,
     out: OutArg,
+    dishes: str | None = None,
 ) -> None:
     """Turn a public layout into a study package.
 
     Args:
         layout: ecustfd (VOC boxes, density.xls), folders (one folder of photos per class), foodseg103 (Images/, category_id.txt),
-            coco (annotations/*.json and photos), yolo (images/, labels/*.txt, classes.txt or data.yaml) or masks (images/, masks/*.png, labels.txt).
+            coco (annotations/*.json and photos), yolo (images/, labels/*.txt, classes.txt or data.yaml), masks (images/, masks/*.png, labels.txt) or
+            tags (ImageSets/*.jpg and Annotations/*.txt, or a CSV file of photos and tags).
         source: Folder of the data set, or with coco its annotation file; it is only read.
         out: New folder for the study package.
+        dishes: With tags, a text file with one dish a line: the one in a photo's name becomes its class, so that --split.method by_class keeps dishes apart.
     """
     from foodray.corpus.importers import ImportSummary
     from foodray.corpus.importers.coco import import_coco
@@ -126,6 +130,7 @@ def import_(
     from foodray.corpus.importers.folders import import_folders
     from foodray.corpus.importers.foodseg103 import import_foodseg103
     from foodray.corpus.importers.mask_pairs import import_mask_pairs
+    from foodray.corpus.importers.tags import import_tags
     from foodray.corpus.importers.yolo import import_yolo
     from foodray.storage.store import Store
 
@@ -136,7 +141,10 @@ def import_(
         "coco": import_coco,
         "yolo": import_yolo,
         "masks": import_mask_pairs,
+        "tags": partial(import_tags, dishes=dishes),
     }
+    if dishes is not None and layout != "tags":
+        raise ConfigError(f"--dishes is for the layout tags, not for {layout}")
     summary = importers[layout](source, Store(out))
     print(f"{out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.counts.items() if count))
 

@@ -15,6 +15,7 @@ def print_progress(record: dict[str, Any]) -> None:
     shown = {
         "val_accuracy": "accuracy {:.1%}",
         "val_miou": "mIoU {:.1%}",
+        "val_sample_f1": "F1 by photo {:.1%}",
         **{name: name.removeprefix("val_mae_").join(["MAE {:.1f} ", ""]) for name in latest if name in MAE_COLUMNS},
     }
     validation = ", ".join(text.format(latest[name]) for name, text in shown.items() if latest.get(name) is not None)
@@ -37,11 +38,7 @@ def print_runs(record: dict[str, Any]) -> None:
 
 def print_trial(record: dict[str, Any]) -> None:
     """One line: a trial that ended, and how well it did."""
-    told = [
-        f"{name.removeprefix('val_')} {record[name]:.4g}"
-        for name in ("val_objective", "val_accuracy", *MAE_COLUMNS, "val_miou")
-        if record.get(name) is not None
-    ]
+    told = [f"{name.removeprefix('val_')} {record[name]:.4g}" for name in SHOWN if record.get(name) is not None]
     epochs = f"epoch {record['num_epochs']}" if record["num_epochs"] else ""
     print("     " + " · ".join(filter(None, [f"{record['ended']} ended", record["trial"], record["state"], epochs, ", ".join(told)])), flush=True)
 
@@ -54,7 +51,7 @@ def print_search(found: "Found", run: "Run") -> None:
     for row in rows:
         if row["state"] == "failed":
             print(f"  {row['trial']} failed: {row['error']}")
-    metrics = [name for name in ("val_objective", "val_accuracy", *MAE_COLUMNS, "val_miou") if name in rows[0]]
+    metrics = [name for name in SHOWN if name in rows[0]]
     print("\nfinished trials on the validation side, the front marked *\n" + "".join(f"{name.removeprefix('val_'):>12}" for name in metrics) + "   settings")
     finished = sorted((row for row in rows if row["state"] == "finished"), key=lambda row: row["val_objective"])
     for row in finished:
@@ -107,6 +104,7 @@ def print_scored(run: "Scored") -> None:
 
 
 MAE_COLUMNS = ("val_mae_kcal", "val_mae_g", "val_mae_ml")
+SHOWN = ("val_objective", "val_accuracy", *MAE_COLUMNS, "val_miou", "val_sample_f1")
 
 
 def print_run(run: "Run") -> None:
@@ -142,16 +140,21 @@ def print_run(run: "Run") -> None:
 
 
 def _print_classes(by_class: dict[str, dict[str, float | None]]) -> None:
-    """One line a class, the one with most px first."""
-    columns = [name for name in next(iter(by_class.values())) if name != "num_px"]
-    print("\n" + f"{'class':38}" + "".join(f"{name:>16}" for name in columns) + f"{'px':>16}")
-    for label, row in sorted(by_class.items(), key=lambda entry: -(entry[1]["num_px"] or 0)):
-        print(f"{label:38}" + "".join(f"{_cell(row, name, '{:.1%}'):>16}" for name in columns) + f"{row['num_px']:>16,.0f}")
+    """One line a class or tag, the one with most px or photos first."""
+    first = next(iter(by_class.values()))
+    num, what = ("num_px", "class") if "num_px" in first else ("num_photos", "tag")
+    columns = [name for name in first if name != num]
+    print("\n" + f"{what:38}" + "".join(f"{name:>16}" for name in columns) + f"{num.removeprefix('num_'):>16}")
+    for label, row in sorted(by_class.items(), key=lambda entry: -(entry[1][num] or 0)):
+        print(f"{label:38}" + "".join(f"{_cell(row, name, '{:.1%}'):>16}" for name in columns) + f"{row[num]:>16,.0f}")
 
 
 def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:
     """What was calibrated on the validation side, and how it holds on the test side."""
     if not fitted:
+        return
+    if "ece_tags" in found:
+        print(f"\ncalibration error of the tags' probabilities on the test side {found['ece_tags']:.1%}; common threshold {fitted['one']:.2f}")
         return
     if found.get("ece") is not None:
         print(f"\ntemperature {fitted['temperature']:.2f}; calibration error of the top class on the test side {found['ece']:.1%}")
@@ -171,6 +174,12 @@ _COLUMNS = [
     ("pixel_accuracy", "pixel accuracy", "{:.1%}"),
     ("mean_accuracy", "mean accuracy", "{:.1%}"),
     ("iou_food_photo", "food IoU/photo", "{:.1%}"),
+    ("sample_f1", "F1 by photo", "{:.1%}"),
+    ("f1_micro", "F1 micro", "{:.1%}"),
+    ("f1_macro", "F1 macro", "{:.1%}"),
+    ("map", "mAP", "{:.1%}"),
+    ("subset_accuracy", "all tags right", "{:.1%}"),
+    ("hamming", "wrong decisions", "{:.1%}"),
     ("accuracy", "accuracy", "{:.1%}"),
     ("accuracy_top5", "top-5", "{:.1%}"),
     *((f"mae_{unit}", f"MAE {unit}", "{:.1f}") for unit in ("kcal", "g", "ml")),

@@ -61,11 +61,31 @@ def segmentation() -> Family:
     return Family(task=SegmentationTask, command=TrainSegmentation, choices={"preset": words, "network": Network}, preset=preset)
 
 
-FAMILIES = {"mtl": mtl, "segmentation": segmentation}
+def tagging() -> Family:
+    """Taggers."""
+    from foodray.tasks.tagging import TaggingConfig, TaggingTask, preset
+    from foodray.training.config import RunConfig
+
+    words = Literal["default", "tutorial", "asymmetric"]
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainTagging(RunConfig[TaggingConfig]):
+        preset: Literal["default", "tutorial", "asymmetric"] = "default"
+        """Where the task's settings start: default (AdamW, cosine, the head first), tutorial (Adam 1e-3, 50 epochs, everything at once), asymmetric
+        (the asymmetric loss with its authors' rates)."""
+
+    return Family(task=TaggingTask, command=TrainTagging, choices={"preset": words}, preset=preset)
+
+
+FAMILIES = {"mtl": mtl, "segmentation": segmentation, "tagging": tagging}
 _HELP = {
     "mtl": """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
 
 Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run.""",
+    "tagging": """Train a tagger (several tags a photo) on a corpus whose photos carry tags, with Ray Train.
+
+Any timm network (--task.backbone). --split.method by_class keeps dishes apart, by_photo splits photo by photo as the tutorial does. Joins the
+cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run.""",
     "segmentation": """Train a network that tells which pixels show which food, on a corpus with masks, with Ray Train.
 
 ENet from scratch in two phases; the others by transfer (--network). Joins the cluster of RAY_ADDRESS, or starts a private one. The same
@@ -74,7 +94,7 @@ command again continues an unfinished run.""",
 
 
 def train_help() -> None:
-    """Train a model: foodray train mtl --help, foodray train segmentation --help."""
+    """Train a model: foodray train mtl --help, foodray train segmentation --help, foodray train tagging --help."""
 
 
 def train(name: str, arguments: list[str]) -> None:

@@ -20,7 +20,7 @@ from foodray.corpus.schema import PHOTO_SCHEMA
 from foodray.errors import CorpusError
 from foodray.storage.store import Store
 
-CORPUS_FORMAT = "foodray-corpus/3"
+CORPUS_FORMAT = "foodray-corpus/4"
 Level = Literal["item", "photo"]
 
 SAMPLE_COLUMNS = (
@@ -39,6 +39,7 @@ SAMPLE_COLUMNS = (
     "day_key",
     "intake_weight",
     "mask_px",
+    "tags",
 )
 
 
@@ -73,6 +74,11 @@ class Corpus:
         return tuple(self.info["labels"])
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that photos carry, sorted."""
+        return tuple(self.info["tags"])
+
+    @property
     def is_sample_data(self) -> bool:
         """Whether the photos are rendered ones, whose numbers are never a result."""
         return bool(self.info["study"].get("sample"))
@@ -93,15 +99,16 @@ class Corpus:
     def content_digest(table: pa.Table) -> str:
         """Identity of the data: photos, status and truth, whatever the shards are called or how they are cut."""
         whole = hashlib.sha256()
-        for row in table.select(["image_id", "image_sha256", "status", "participant_id", "items"]).to_pylist():
+        for row in table.select(["image_id", "image_sha256", "status", "participant_id", "items", "tags"]).to_pylist():
             whole.update(json.dumps(row, sort_keys=True).encode() + b"\n")
         return whole.hexdigest()
 
-    def samples(self, level: Level, *, masks: bool = False) -> dict[str, np.ndarray]:
+    def samples(self, level: Level, *, masks: bool = False, tags: bool = False) -> dict[str, np.ndarray]:
         """What may be trained on, one row a sample, as columns (`SAMPLE_COLUMNS`); raises `CorpusError` if nothing.
 
         An item without a box counts as one only when it is the photo's only item (a whole-photo label). With `masks` only photos with a
         whole mask are samples, `mask_px` says how many px each id has (0 the background, then the labels), and the class is the one with most.
+        With `tags` only photos whose tags are known are samples.
         """
         table = self.read_rows(self.store)
         intake = intake_weights(table)
@@ -113,7 +120,9 @@ class Corpus:
                 f"{self.store.root}: {usable.num_rows} photos are readable but none may be trained on; "
                 "training needs consent_scope = score_train in the images table, for participants who agreed"
             )
-        rows = [sample for photo in consented.to_pylist() for sample in samples_of(photo, level, masks=masks)]
+        rows = [sample for photo in consented.to_pylist() for sample in samples_of(photo, level, masks=masks, tags=tags)]
+        if not rows and tags:
+            raise CorpusError(f"{self.store.root} has no photo with tags that may be trained on; fill the column tags of the images table and index again")
         if not rows and masks:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.info["num_by_mask_reason"].items()) or "no photo has any"
             raise CorpusError(f"{self.store.root} has no photo with a whole mask ({reasons}); fill truth_items.segmentation and index again")
@@ -127,8 +136,9 @@ class Corpus:
         return _columns(rows)
 
 
-def samples_of(photo: dict[str, Any], level: Level, *, masks: bool = False) -> list[dict[str, Any]]:
-    """The samples of one photo row, in the order of its items; `box` is None for the whole photo. With `masks` a photo with a whole mask is one."""
+def samples_of(photo: dict[str, Any], level: Level, *, masks: bool = False, tags: bool = False) -> list[dict[str, Any]]:
+    """The samples of one photo row, in the order of its items; `box` is None for the whole photo. With `masks` a photo with a whole mask is one,
+    with `tags` a photo whose tags are known."""
     shared = {name: photo[name] for name in ("image_id", "participant_id", "image_sha256", "phash", "split")}
     shared |= {name: photo.get(name) for name in ("day_key", "intake_weight")}
     items = photo["items"] or []
@@ -136,9 +146,11 @@ def samples_of(photo: dict[str, Any], level: Level, *, masks: bool = False) -> l
         return []
     if masks:
         return [{**shared, "sample_id": photo["image_id"], "box": None, "mask_px": np.array(photo["mask_px"], np.int64)}]
+    if tags and photo["tags"] is None:
+        return []
     if level == "photo":
         classes = {item["class_name"] for item in items if item["class_name"]}
-        truth = {"class_name": classes.pop() if len(classes) == 1 else None}
+        truth = {"class_name": classes.pop() if len(classes) == 1 else None, "tags": photo.get("tags")}
         return [{**shared, "sample_id": photo["image_id"], "box": None, **truth}]
     boxed = [item for item in items if item["bbox_w"] is not None or len(items) == 1]
     return [{**shared, "sample_id": item["truth_item_id"], **_item_truth(item, photo["marker_px_per_mm"])} for item in boxed]
@@ -159,6 +171,8 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         values: list[Any] = [row.get(name) for row in rows]
         if name == "mask_px" and values[0] is not None:
             columns[name] = np.stack(values)
+        elif name == "tags":
+            columns[name] = np.fromiter(values, dtype=object, count=len(values))  # lists: np.array would make a table of those of one length
         elif name in numbers:
             columns[name] = np.array([np.nan if value is None else value for value in values], np.float64)
         else:

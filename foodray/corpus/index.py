@@ -177,6 +177,8 @@ def _seal(study: Study, store: Store, num_rows: int, labels: list[str]) -> Corpu
         "num_truth_items_without_photo": num_unplaced,
         "num_participants": len(set(table["participant_id"].to_pylist())),
         "labels": labels,
+        "tags": sorted(pc.unique(pc.list_flatten(table["tags"])).drop_null().to_pylist()),
+        "num_tagged": table.num_rows - table["tags"].null_count,
         "num_masks": table.num_rows - table["mask_px"].null_count,
         "num_by_mask_reason": {row["values"]: row["counts"] for row in table["mask_reason"].drop_null().value_counts().to_pylist()},
         "content_sha256": Corpus.content_digest(table),

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foodray.corpus import validate
+from foodray.corpus.conform import conform
 from foodray.corpus.masks import box_of
 from foodray.corpus.schema import SCHEMA_VERSION, TABLES, arrow_schema
 from foodray.corpus.validate import Problems, Sheet
@@ -73,7 +74,7 @@ def load_study(location: str, *, photos_root: str | None = None, tolerant: bool 
     info = _read_info(store, problems)
     photos = _photos_store(store, photos_root, info, problems)
     sheets = {name: _read_sheet(store, name, images_file if name == "images" else None, problems) for name in TABLES}
-    tables = {name: validate.conform(sheet, problems) for name, sheet in sheets.items() if sheet is not None}
+    tables = {name: conform(sheet, problems) for name, sheet in sheets.items() if sheet is not None}
     _check(sheets, tables, photos.root, problems)
     if "truth_items" in tables:
         tables["truth_items"] = _with_boxes(tables["truth_items"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 OCCASION_TYPES = ("breakfast", "lunch", "dinner", "snack", "drink", "other", "unknown")
 CAPTURE_ROLES = ("before", "during", "after", "label", "reference", "other")
@@ -60,7 +60,7 @@ class Column:
     """Value taken where the column or the cell is empty."""
     identifier: bool = False
     """Whether it points to a person or to one of their photos or meals."""
-    since: str = SCHEMA_VERSION
+    since: str = "1.0"
     """Version of the schema that brought it."""
     volatile: bool = False
     """Whether two runs of the same thing may differ in it: hours, durations, retries; left out of digests."""
@@ -98,6 +98,12 @@ IMAGES = (
     ),
     _text("device_model", "camera model"),
     _text("amount_target", "what the truth refers to", allowed=("served", "consumed")),
+    Column(
+        name="tags",
+        type=pa.list_(pa.string()),
+        meaning="tags that the photo carries, in a CSV file separated by semicolons; empty is unknown, a lone semicolon none",
+        since="1.1",
+    ),
     _text("split", "fixed split, the same for all photos of a participant", allowed=SPLITS),
     _text("consent_scope", "what the participant agreed to; only score_train is trained on", allowed=CONSENT_SCOPES, default="score"),
 )

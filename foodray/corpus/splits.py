@@ -1,4 +1,4 @@
-"""Honest splits: participants stay on one side, near-duplicates follow each other, and a leak is an error.
+"""Honest splits: participants (or dishes) stay on one side, near-duplicates follow each other, and a leak is an error.
 
 In: the samples of a corpus. Out: a `Pool` of entries, each a sample, a split and an isometry. Balanced augmentation
 (He et al. 2020, section 3.2) adds entries to the training side only, after the split. The paper's own order, augment
@@ -7,6 +7,7 @@ and then split, leaks copies of a photo into the test set (erratum 5); it exists
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,15 +23,18 @@ from foodray.errors import ConfigError, SplitError
 log = logging.getLogger(__name__)
 NUM_ISOMETRIES = 6
 SPLIT_NAMES = ("train", "val", "test")
+_KEPT_TOGETHER = {"grouped": ("participant_id",), "manifest": ("participant_id",), "by_photo": (), "by_class": ("class_name",)}
+_UNITS = {"grouped": "participants", "manifest": "participants", "by_photo": "photos", "by_class": "classes"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """How samples are divided and balanced."""
 
-    method: Literal["grouped", "manifest", "augment_then_split_leaky"] = "grouped"
+    method: Literal["grouped", "manifest", "by_photo", "by_class", "augment_then_split_leaky"] = "grouped"
     """grouped: by participant, classes balanced as far as groups allow. manifest: the study's own `split` column, where it names no
-    validation side one of the val_folds of its training groups.
+    validation side one of the val_folds of its training groups. by_photo: each photo by itself, as tutorials do; participants fall on both
+    sides. by_class: no class is on two sides, for dishes that were never seen; a photo without a class goes with all that carry the same tags.
     augment_then_split_leaky: the paper's protocol, for reproduction only; its test numbers are optimistic."""
     test_folds: int = 5
     """The test side is one of this many folds of the groups (5: a fifth)."""
@@ -81,8 +85,8 @@ def make_pool(samples: Mapping[str, np.ndarray], config: SplitConfig) -> Pool:
         entries = np.concatenate([everything, extra])
         split = _random_split(len(entries), config)
         return Pool(sample=entries, split=split, isometry=np.concatenate([np.zeros(count, np.int8), isometry]))
-    split, num_merged = (_grouped_split if config.method == "grouped" else _manifest_split)(samples, config)
-    check_leaks(samples, split, config.near_duplicate_bits)
+    split, num_merged = (_manifest_split if config.method == "manifest" else _grouped_split)(samples, config)
+    check_leaks(samples, split, config)
     extra, isometry = balance(samples["class_name"], np.flatnonzero(split == "train"), config.balance_to, config.seed)
     return Pool(
         sample=np.concatenate([np.arange(count), extra]),
@@ -92,9 +96,10 @@ def make_pool(samples: Mapping[str, np.ndarray], config: SplitConfig) -> Pool:
     )
 
 
-def merged_groups(samples: Mapping[str, np.ndarray], near_duplicate_bits: int) -> tuple[np.ndarray, int]:
-    """A group number per sample: participants, joined where they share a file or a near-duplicate; and how many were joined."""
-    _, group = np.unique(samples["participant_id"].astype(str), return_inverse=True)
+def merged_groups(samples: Mapping[str, np.ndarray], near_duplicate_bits: int, method: str = "grouped") -> tuple[np.ndarray, int]:
+    """A group number per sample: participants (by_photo: photos, by_class: classes), joined where they share a file or a near-duplicate; and how
+    many were joined."""
+    _, group = np.unique(_group_names(samples, method), return_inverse=True)
     num_groups = int(group.max()) + 1
     pairs = _same_scene(samples, near_duplicate_bits)
     left, right = group[pairs[:, 0]], group[pairs[:, 1]]
@@ -102,9 +107,38 @@ def merged_groups(samples: Mapping[str, np.ndarray], near_duplicate_bits: int) -
     num_merged_groups, merged = connected_components(links, directed=False)
     if num_merged_groups < num_groups:
         log.warning(
-            "%d of %d participants share near-duplicate photos with another one and are kept on the same side", num_groups - num_merged_groups, num_groups
+            "%d of %d %s share near-duplicate photos with another one and are kept on the same side", num_groups - num_merged_groups, num_groups, _UNITS[method]
         )
     return merged[group], num_groups - num_merged_groups
+
+
+def _group_names(samples: Mapping[str, np.ndarray], method: str) -> np.ndarray:
+    """What must not be torn apart, a name or number a sample."""
+    if method != "by_class":
+        return samples["image_id" if method == "by_photo" else "participant_id"].astype(str)
+    unknown = np.array([name is None for name in samples["class_name"]])
+    pairs = zip(_tag_sets(samples), samples["image_id"], strict=True)
+    alike = np.array([f"photo {image}" if tags is None else f"tags {'+'.join(sorted(tags))}" for tags, image in pairs])
+    # A photo without a class may show any class of which a photo carries the same tags: all of them are one group.
+    names, node = np.unique(np.where(unknown, alike, np.char.add("class ", samples["class_name"].astype(str))), return_inverse=True)
+    linked = ~unknown & np.isin(alike, alike[unknown])
+    links = coo_array((np.ones(linked.sum()), (node[linked], np.searchsorted(names, alike[linked]))), shape=(len(names), len(names)))
+    groups: np.ndarray = connected_components(links, directed=False)[1][node]
+    return groups
+
+
+def _tag_sets(samples: Mapping[str, np.ndarray]) -> list[list[str] | None]:
+    """The tags of each sample; None where they are not known."""
+    return list(samples["tags"]) if "tags" in samples else [None] * len(samples["image_id"])
+
+
+def _strata(samples: Mapping[str, np.ndarray], method: str) -> np.ndarray:
+    """What the sides should have like shares of: the rarest tag of each photo, or the class."""
+    tags = _tag_sets(samples)
+    counts = Counter(tag for found in tags for tag in found or ())
+    if counts:
+        return np.array([min(found or ("",), key=lambda tag: (counts[tag], tag)) for found in tags])
+    return np.full(len(tags), "") if method == "by_class" else samples["class_name"].astype(str)
 
 
 def _same_scene(samples: Mapping[str, np.ndarray], near_duplicate_bits: int) -> np.ndarray:
@@ -120,13 +154,14 @@ def _same_scene(samples: Mapping[str, np.ndarray], near_duplicate_bits: int) -> 
 
 def _grouped_split(samples: Mapping[str, np.ndarray], config: SplitConfig) -> tuple[np.ndarray, int]:
     """The side of each sample, and how many groups were joined to another."""
-    groups, num_merged = merged_groups(samples, config.near_duplicate_bits)
-    classes = samples["class_name"].astype(str)
+    groups, num_merged = merged_groups(samples, config.near_duplicate_bits, config.method)
+    classes = _strata(samples, config.method)
     needed = max(config.test_folds, config.val_folds + 1)
     num_groups = len(np.unique(groups))
     if num_groups < needed:
         raise SplitError(
-            f"the corpus has {num_groups} separate groups of participants, the split needs {needed}; lower test_folds and val_folds, or add participants"
+            f"the corpus has {num_groups} separate groups of {_UNITS[config.method]}, the split needs {needed}; "
+            f"lower test_folds and val_folds, or add {_UNITS[config.method]}"
         )
     split = np.full(len(classes), "train", dtype="<U5")
     rest, test = _folds(classes, groups, config.test_folds, config.seed)[config.fold]
@@ -149,7 +184,7 @@ def _with_spared(split: np.ndarray, classes: np.ndarray, groups: np.ndarray) -> 
 def _folds(classes: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Folds of whole groups with like shares of each class: the best of 20 draws at keeping no class to a single fold."""
     if (num_groups := len(np.unique(groups))) < folds:
-        raise SplitError(f"{num_groups} separate groups of participants are left for {folds} folds; lower val_folds, or add participants")
+        raise SplitError(f"{num_groups} separate groups are left for {folds} folds; lower val_folds, or add photos of others")
     labels = classes
     if np.unique(classes, return_counts=True)[1].max() < folds:
         labels = np.zeros(len(classes), np.int64)  # every class is too rare to be balanced, and sklearn would refuse
@@ -182,27 +217,28 @@ def _manifest_split(samples: Mapping[str, np.ndarray], config: SplitConfig) -> t
     if (split == "val").any():
         return split, 0
     groups, num_merged = merged_groups(samples, config.near_duplicate_bits)
-    classes, train = samples["class_name"].astype(str), np.flatnonzero(split == "train")
+    classes, train = _strata(samples, config.method), np.flatnonzero(split == "train")
     _, val = _folds(classes[train], groups[train], config.val_folds, config.seed)[0]
     split[train[val]] = "val"
     log.info("split 'manifest': the images table names no validation side, so %d of %d training samples, whole groups, are it", len(val), len(train))
     return _with_spared(split, classes, groups), num_merged
 
 
-def check_leaks(samples: Mapping[str, np.ndarray], split: np.ndarray, near_duplicate_bits: int) -> None:
-    """Raise `SplitError` when a sample id, participant, file or near-duplicate is on two sides of the split."""
-    for column in ("sample_id", "image_id", "participant_id", "image_sha256"):
+def check_leaks(samples: Mapping[str, np.ndarray], split: np.ndarray, config: SplitConfig) -> None:
+    """Raise `SplitError` when a sample id, photo, file, near-duplicate or what the method keeps together is on two sides of the split."""
+    for column in ("sample_id", "image_id", "image_sha256", *_KEPT_TOGETHER[config.method]):
         sides: dict[str, str] = {}
-        for value, side in zip(samples[column].astype(str).tolist(), split.tolist(), strict=True):
-            if sides.setdefault(value, side) != side:
-                raise SplitError(f"{column} {value!r} is in both {sides[value]!r} and {side!r}; correct the split column so that each participant has one side")
-    pairs = _same_scene(samples, near_duplicate_bits)
+        for value, side in zip(samples[column].tolist(), split.tolist(), strict=True):
+            if value is not None and sides.setdefault(value, side) != side:
+                raise SplitError(f"{column} {value!r} is in both {sides[value]!r} and {side!r}; correct the split column so that each {column} has one side")
+    pairs = _same_scene(samples, config.near_duplicate_bits)
     leaks = pairs[split[pairs[:, 0]] != split[pairs[:, 1]]]
     if len(leaks):
         left, right = leaks[0]
+        bits = config.near_duplicate_bits
         raise SplitError(
             f"{len(leaks)} pairs of near-duplicate photos cross the split, first {samples['image_id'][left]!r} ({split[left]}) and "
-            f"{samples['image_id'][right]!r} ({split[right]}); give their participants one side, or lower split.near_duplicate_bits ({near_duplicate_bits})"
+            f"{samples['image_id'][right]!r} ({split[right]}); give their participants one side, or lower split.near_duplicate_bits ({bits})"
         )
 
 

@@ -7,9 +7,7 @@ the line of a CSV file (the header is line 1), the row of a Parquet file (from 0
 import difflib
 import hashlib
 import logging
-import math
 import posixpath
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foodray.corpus.masks import segmentation_problems
-from foodray.corpus.schema import TABLES, Column, arrow_schema
+from foodray.corpus.schema import TABLES, arrow_schema
 from foodray.errors import StudyError
 
 log = logging.getLogger(__name__)
@@ -92,106 +90,7 @@ def nearest(word: str, options: Sequence[str]) -> str:
     return f"; nearest is {by_lower[close[0]]!r}" if close else ""
 
 
-def conform(sheet: Sheet, problems: Problems) -> pa.Table:
-    """A table cast to its schema: columns in schema order, defaults filled, what is absent or wrong null.
-
-    `extra_*` columns of images follow as strings, further columns of foods as numbers where every value is one, else as strings.
-    """
-    columns = TABLES[sheet.name]
-    _check_names(sheet, columns, problems)
-    arrays = {column.name: _cast(sheet, column, problems) for column in columns}
-    return pa.table({**arrays, **_extras(sheet, columns, problems)})
-
-
-def _check_names(sheet: Sheet, columns: tuple[Column, ...], problems: Problems) -> None:
-    known = [column.name for column in columns]
-    present = sheet.data.column_names
-    for name in sorted({name for name in present if present.count(name) > 1}):
-        problems.add_file(sheet.name, f"{sheet.file}: the column {name!r} is there {present.count(name)} times")
-    for column in columns:
-        if column.required and column.name not in present:
-            problems.add_file(sheet.name, f"{sheet.file}: the column {column.name!r} ({column.meaning}) is missing")
-    for name in dict.fromkeys(present):
-        if name in known or (name.startswith(EXTRA_PREFIX) and sheet.name == "images"):
-            continue
-        if name.startswith(EXTRA_PREFIX):
-            log.warning("%s: the column %r is not read; only the images table passes %s* columns through", sheet.file, name, EXTRA_PREFIX)
-        elif sheet.name == "foods":
-            # Nutrient columns pass through, so only what is almost a known name is taken for a slip.
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-            if close:
-                problems.add_file(sheet.name, f"{sheet.file}: unknown column {name!r}; did you mean {close[0]!r}?")
-        else:
-            hint = f"; to pass it through untouched call it {EXTRA_PREFIX + re.sub(r'[^A-Za-z0-9_]', '_', name)!r}" if sheet.name == "images" else "; remove it"
-            problems.add_file(sheet.name, f"{sheet.file}: unknown column {name!r}{nearest(name, known)}{hint}")
-
-
-def _cast(sheet: Sheet, column: Column, problems: Problems) -> pa.Array:
-    """One column in its type; cells that are wrong are reported and null."""
-    if sheet.data.column_names.count(column.name) != 1:
-        values = pa.nulls(sheet.data.num_rows, column.type)
-    elif pa.types.is_string(column.type):
-        values = _text(sheet, column.name, problems)
-        if column.required:
-            problems.add_all(sheet, _mask(values.is_null()), lambda row: f"{column.name} is empty; every row needs one")
-        if column.allowed:
-            values = _enumerated(sheet, column, values, problems)
-    else:
-        values = _numbers(sheet, column, problems)
-    return values if column.default is None else values.fill_null(column.default)
-
-
-def _text(sheet: Sheet, name: str, problems: Problems) -> pa.Array:
-    """A stored column as strings, empty ones null."""
-    stored = _stored(sheet, name)
-    kind = stored.type
-    words = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-    readable = words or pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind) or name.startswith(EXTRA_PREFIX)
-    try:
-        values = pc.cast(stored, pa.string()) if readable else None
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        values = None
-    if values is None:
-        problems.add_file(sheet.name, f"{sheet.file}: the column {name!r} holds {stored.type}, it has to hold text")
-        return pa.nulls(len(stored), pa.string())
-    return pc.if_else(pc.equal(values, ""), None, values)
-
-
-def _numbers(sheet: Sheet, column: Column, problems: Problems) -> pa.Array:
-    """A stored column as numbers of the column's type; text is parsed, what is no finite number in range is reported."""
-    stored = _stored(sheet, column.name)
-    kind = stored.type
-    if pa.types.is_boolean(kind) or pa.types.is_nested(kind) or pa.types.is_temporal(kind) or pa.types.is_binary(kind):
-        problems.add_file(sheet.name, f"{sheet.file}: the column {column.name!r} holds {kind}, it has to hold numbers")
-        return pa.nulls(len(stored), column.type)
-    text = pc.cast(stored, pa.string())
-    filled = _mask(pc.fill_null(pc.not_equal(text, ""), False))
-    numeric = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    whole = pa.types.is_integer(column.type)
-    bad = filled & ~np.isfinite(numeric)
-    if whole:
-        bad |= filled & (numeric != np.floor(numeric)) | (np.abs(np.nan_to_num(numeric)) > np.iinfo(column.type.to_pandas_dtype()).max)
-    what = "a whole number in range" if whole else "a finite number"
-    problems.add_all(sheet, bad, lambda row: f"{column.name} {text[row].as_py()!r} is not {what}{_number_hint(text[row].as_py())}")
-    low = filled & ~bad & (numeric < (-math.inf if column.minimum is None else column.minimum))
-    problems.add_all(sheet, low, lambda row: f"{column.name} is {text[row].as_py()}; it cannot be below {column.minimum:g}")
-    usable = filled & ~bad & ~low
-    return pa.array(np.where(usable, numeric, 0), mask=~usable).cast(column.type)
-
-
-def _number_hint(value: str) -> str:
-    if "," in value:
-        return "; write the decimals with a point, without separators"
-    return "; leave the cell empty where the value is unknown" if value.strip().lower() in ("nan", "na", "n/a", "null", "none", "-", ".", "?") else ""
-
-
-def _enumerated(sheet: Sheet, column: Column, values: pa.Array, problems: Problems) -> pa.Array:
-    wrong = _mask(pc.and_(values.is_valid(), pc.invert(pc.is_in(values, pa.array(column.allowed)))))
-    _add_unlisted(sheet, column.name, values, wrong, column.allowed, f"is not one of {', '.join(column.allowed)}", problems)
-    return pc.if_else(pa.array(wrong), None, values)
-
-
-def _add_unlisted(sheet: Sheet, name: str, values: pa.Array, wrong: np.ndarray, options: Sequence[str], why: str, problems: Problems) -> None:
+def add_unlisted(sheet: Sheet, name: str, values: pa.Array, wrong: np.ndarray, options: Sequence[str], why: str, problems: Problems) -> None:
     """Report words that are not in a list, each with the nearest one that is."""
     rows = np.flatnonzero(wrong)
     words = values.take(pa.array(rows)).to_pylist()
@@ -200,36 +99,19 @@ def _add_unlisted(sheet: Sheet, name: str, values: pa.Array, wrong: np.ndarray, 
         problems.add(sheet, int(row), f"{name} {word!r} {why}{hints.get(word, '')}")
 
 
-def _extras(sheet: Sheet, columns: tuple[Column, ...], problems: Problems) -> dict[str, pa.Array]:
-    """The study's own columns that are passed through."""
-    own = [
-        name for name in dict.fromkeys(sheet.data.column_names) if name not in {column.name for column in columns} and sheet.data.column_names.count(name) == 1
-    ]
-    if sheet.name == "images":
-        return {name: _text(sheet, name, problems) for name in own if name.startswith(EXTRA_PREFIX)}
-    return {name: _number_or_text(_stored(sheet, name)) for name in own} if sheet.name == "foods" else {}
-
-
-def _number_or_text(values: pa.Array) -> pa.Array:
-    known = pc.if_else(pc.equal(values, ""), None, values) if pa.types.is_string(values.type) else values
-    try:
-        return pc.cast(known, pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return known
-
-
-def _stored(sheet: Sheet, name: str) -> pa.Array:
+def stored_column(sheet: Sheet, name: str) -> pa.Array:
     """A column as it was stored, in one piece."""
     values = sheet.data[name].combine_chunks()
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
-def _mask(values: pa.Array) -> np.ndarray:
+def as_mask(values: pa.Array) -> np.ndarray:
+    """A boolean column without nulls, as an array."""
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _matches(values: pa.Array, pattern: str) -> np.ndarray:
-    return _mask(pc.fill_null(pc.match_substring_regex(values, pattern), False))
+    return as_mask(pc.fill_null(pc.match_substring_regex(values, pattern), False))
 
 
 def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Problems) -> pa.Table:
@@ -248,14 +130,14 @@ def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Prob
     given = column["image_id"]
     problems.add_all(
         sheet,
-        _mask(given.is_valid()) & ~_matches(given, r"^[A-Za-z0-9._-]{1,64}$"),
+        as_mask(given.is_valid()) & ~_matches(given, r"^[A-Za-z0-9._-]{1,64}$"),
         lambda row: f"image_id {given[row].as_py()!r} is not 1 to 64 of the characters A-Z a-z 0-9 . _ -",
     )
     repeated = _check_uris(sheet, column["image_uri"], photos_root, problems)
     ids = [known or (default_image_id(uri) if uri else None) for known, uri in zip(given.to_pylist(), column["image_uri"].to_pylist(), strict=True)]
     column["image_id"] = pa.array(ids, pa.string())
     # A default id repeats because its image_uri does, which has been said.
-    _check_unique(sheet, "image_id", pc.if_else(pa.array(repeated & _mask(given.is_null())), None, column["image_id"]), problems)
+    _check_unique(sheet, "image_id", pc.if_else(pa.array(repeated & as_mask(given.is_null())), None, column["image_id"]), problems)
     if problems.tolerant:
         column["image_id"] = _told_apart(column["image_id"])
     column["occasion_id"] = pc.coalesce(column["occasion_id"], _occasion_ids(column))
@@ -291,7 +173,7 @@ def _check_uris(sheet: Sheet, uris: pa.Array, photos_root: str, problems: Proble
         (_matches(uris, "^/"), f"is absolute; give it relative to the photos' root {photos_root}"),
         (remote & ~s3, "has a scheme that is not allowed; only s3:// and relative locations are"),
         (
-            s3 & ~_mask(pc.fill_null(pc.starts_with(uris, prefix), False)),
+            s3 & ~as_mask(pc.fill_null(pc.starts_with(uris, prefix), False)),
             f"is outside the photos' root {photos_root}; move it there, or name another photos_root",
         ),
     ]
@@ -332,19 +214,19 @@ def check_truth(sheet: Sheet, table: pa.Table, images: pa.Table | None, foods: p
     for row, text in segmentation_problems(table["segmentation"].to_pylist()).items():
         problems.add(sheet, row, text)
     photo, occasion = table["image_id"].combine_chunks(), table["occasion_id"].combine_chunks()
-    loose = _mask(photo.is_null()) & _mask(occasion.is_null())
+    loose = as_mask(photo.is_null()) & as_mask(occasion.is_null())
     problems.add_all(sheet, loose, lambda row: "has neither an image_id nor an occasion_id, so it belongs to nothing")
     if images is not None:
         _check_references(sheet, photo, occasion, images, problems)
     if foods is not None:
         classes, known = table["class_name"].combine_chunks(), foods["class_name"].combine_chunks().drop_null()
-        wrong = _mask(pc.and_(classes.is_valid(), pc.invert(pc.is_in(classes, known))))
-        _add_unlisted(sheet, "class_name", classes, wrong, known.to_pylist(), "is not in foods", problems)
+        wrong = as_mask(pc.and_(classes.is_valid(), pc.invert(pc.is_in(classes, known))))
+        add_unlisted(sheet, "class_name", classes, wrong, known.to_pylist(), "is not in foods", problems)
 
 
 def _check_references(sheet: Sheet, photo: pa.Array, occasion: pa.Array, images: pa.Table, problems: Problems) -> None:
-    unknown = _mask(pc.and_(photo.is_valid(), pc.invert(pc.is_in(photo, images["image_id"].combine_chunks()))))
-    adrift = unknown & _mask(occasion.is_null())
+    unknown = as_mask(pc.and_(photo.is_valid(), pc.invert(pc.is_in(photo, images["image_id"].combine_chunks()))))
+    adrift = unknown & as_mask(occasion.is_null())
     problems.add_all(sheet, adrift, lambda row: f"image_id {photo[row].as_py()!r} is not in images; correct it, or give an occasion_id")
     num_unseen = int((unknown & ~adrift).sum())
     if num_unseen:
@@ -352,7 +234,7 @@ def _check_references(sheet: Sheet, photo: pa.Array, occasion: pa.Array, images:
 
 
 def _check_boxes(sheet: Sheet, table: pa.Table, problems: Problems) -> None:
-    given = np.stack([_mask(table[name].combine_chunks().is_valid()) for name in BOX])
+    given = np.stack([as_mask(table[name].combine_chunks().is_valid()) for name in BOX])
     # A cell that was reported as no number or negative is null by now; it is not reported again as a missing part.
     filled = np.stack([_filled(sheet, name) for name in BOX])
     part = np.asarray(filled.any(axis=0) & ~filled.all(axis=0))
@@ -367,8 +249,8 @@ def _check_boxes(sheet: Sheet, table: pa.Table, problems: Problems) -> None:
 def _filled(sheet: Sheet, name: str) -> np.ndarray:
     if name not in sheet.data.column_names:
         return np.zeros(sheet.data.num_rows, dtype=bool)
-    stored = _stored(sheet, name)
-    return _mask(pc.fill_null(pc.not_equal(stored, ""), False) if pa.types.is_string(stored.type) else stored.is_valid())
+    stored = stored_column(sheet, name)
+    return as_mask(pc.fill_null(pc.not_equal(stored, ""), False) if pa.types.is_string(stored.type) else stored.is_valid())
 
 
 def check_foods(sheet: Sheet, table: pa.Table, problems: Problems) -> None:
@@ -378,9 +260,9 @@ def check_foods(sheet: Sheet, table: pa.Table, problems: Problems) -> None:
 
 def check_withdrawn(sheet: Sheet, table: pa.Table, images: pa.Table | None, problems: Problems) -> None:
     """Check withdrawals: each names somebody. One that matches no photo is a warning: the photos may have been removed already."""
-    nobody = _mask(table["participant_id"].combine_chunks().is_null()) & _mask(table["image_id"].combine_chunks().is_null())
+    nobody = as_mask(table["participant_id"].combine_chunks().is_null()) & as_mask(table["image_id"].combine_chunks().is_null())
     problems.add_all(sheet, nobody, lambda row: "names neither a participant_id nor an image_id")
-    num_both = int((_mask(table["participant_id"].combine_chunks().is_valid()) & _mask(table["image_id"].combine_chunks().is_valid())).sum())
+    num_both = int((as_mask(table["participant_id"].combine_chunks().is_valid()) & as_mask(table["image_id"].combine_chunks().is_valid())).sum())
     if num_both:
         log.warning(
             "%s: %d rows name a participant and a photo; only that photo is withdrawn, give a participant alone to withdraw all of theirs", sheet.file, num_both
@@ -389,7 +271,7 @@ def check_withdrawn(sheet: Sheet, table: pa.Table, images: pa.Table | None, prob
         return
     for name in ("participant_id", "image_id"):
         asked = table[name].combine_chunks()
-        unknown = _mask(pc.and_(asked.is_valid(), pc.invert(pc.is_in(asked, images[name].combine_chunks()))))
+        unknown = as_mask(pc.and_(asked.is_valid(), pc.invert(pc.is_in(asked, images[name].combine_chunks()))))
         for row in np.flatnonzero(unknown):
             log.warning("%s %s: %s %r withdraws nothing, no photo has it", sheet.file, sheet.at(int(row)), name, asked[int(row)].as_py())
 

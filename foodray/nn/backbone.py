@@ -65,6 +65,11 @@ def make_backbone(name: str, weights: str) -> nn.Module:
     return network
 
 
+def num_features(backbone: nn.Module) -> int:
+    """D of the pooled features that a timm network without its classifier gives; some widen them after pooling."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+
+
 def read_safetensors(path: str) -> dict[str, Tensor]:
     """The tensors of a .safetensors file; raises `ConfigError` for anything else."""
     if Path(path).suffix != ".safetensors" or not Path(path).is_file():

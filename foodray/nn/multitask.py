@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foodray.nn.backbone import PixelNorm, lower_parameters, make_backbone
+from foodray.nn.backbone import PixelNorm, lower_parameters, make_backbone, num_features
 from foodray.nn.sharing import SharingDistance
 
 Heads = Literal["both", "classification", "portion"]
@@ -52,7 +52,7 @@ class MultiTaskNet(nn.Module):
         self.classifier = make_backbone(shape.backbone, shape.weights) if needs_classifier else None
         own_tower = needs_portion and not (shape.sharing == "hard" and needs_classifier)
         self.portion = make_backbone(shape.backbone, shape.weights) if own_tower else None
-        features: int = next(tower.num_features for tower in (self.classifier, self.portion) if tower is not None)  # type: ignore[assignment]
+        features = next(num_features(tower) for tower in (self.classifier, self.portion) if tower is not None)
         self.class_head = nn.Linear(features, shape.num_classes) if needs_classifier else None
         if self.class_head is not None and shape.class_head_init == "transfer":
             nn.init.normal_(self.class_head.weight, 0.0, 0.005)

@@ -55,6 +55,7 @@ def _learning_curves(history: list[dict[str, Any]], note: str) -> bytes:
     frame.index = pd.RangeIndex(1, len(frame) + 1)
     names = [str(name) for name in frame.columns]
     panels = {"training loss by term": [c for c in names if c.endswith("_loss")], "validation accuracy": [c for c in names if c == "val_accuracy"]}
+    panels |= {"validation F1 and mean average precision": [c for c in names if c in ("val_sample_f1", "val_map")]}
     panels |= {
         f"validation {c.removeprefix('val_').replace('_', ' ')}": [c] for c in names if c.startswith("val_mae_") and not c.endswith(("correct", "accuracy"))
     }

@@ -7,8 +7,9 @@ from foodray.config import choose
 from foodray.tasks.base import Task
 from foodray.tasks.mtl import MtlTask
 from foodray.tasks.segmentation import SegmentationTask
+from foodray.tasks.tagging import TaggingTask
 
-TASKS: dict[str, type[Task]] = {family.name: family for family in (MtlTask, SegmentationTask)}
+TASKS: dict[str, type[Task]] = {family.name: family for family in (MtlTask, SegmentationTask, TaggingTask)}
 """Every family by its word."""
 
 

@@ -92,6 +92,8 @@ class Task(ABC):
     masks: ClassVar[bool] = False
     """Whether it learns from masks: only photos with one are samples, and rows carry `mask`, int16 (N, P, P), beside `pixels`: 0 background,
     1 + the index of a label, -1 unlabelled."""
+    tags: ClassVar[bool] = False
+    """Whether its labels are the corpus's tags: only photos whose tags are known are samples, and rows carry `tags`, a list each, beside `pixels`."""
     calibrates_on: ClassVar[tuple[str, ...]] = ()
     """Outputs on the validation side that `calibrate` wants; small ones, they are held in memory."""
     variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}

@@ -144,17 +144,30 @@ class Plan:
 
 def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Plan:
     """Samples, split and fitted task; raises `CorpusError` or `SplitError` when the data does not allow it."""
-    samples = corpus.samples(family.level, masks=family.masks)
+    samples = corpus.samples(family.level, masks=family.masks, tags=family.tags)
+    labels = labels_of(family, corpus)
     pool = make_pool(samples, config.split)
     chosen = pool.sample[(pool.split == "train") & (pool.isometry == 0)]
-    task = family.fit(config.task, {name: values[chosen] for name, values in samples.items()}, corpus.labels)
+    task = family.fit(config.task, {name: values[chosen] for name, values in samples.items()}, labels)
     plan = Plan(task=task, samples=samples, pool=pool)
     counts = {split: len(pool.entries(split)) for split in SPLIT_NAMES}
-    log.info("%s: %s samples, %d of them by balancing; %d classes", corpus.store.root, counts, int((pool.isometry > 0).sum()), len(corpus.labels))
-    unseen = set(plan.rows("test")["class_name"].astype(str)) - set(plan.rows("train")["class_name"].astype(str))
+    log.info(
+        "%s: %s samples, %d of them by balancing; %d %s",
+        corpus.store.root,
+        counts,
+        int((pool.isometry > 0).sum()),
+        len(labels),
+        "tags" if family.tags else "classes",
+    )
+    unseen = set() if family.tags else set(plan.rows("test")["class_name"].astype(str)) - set(plan.rows("train")["class_name"].astype(str))
     if unseen:
         log.warning("%d classes of the test side have no training sample and cannot be recognised: %s", len(unseen), ", ".join(sorted(unseen)))
     return plan
+
+
+def labels_of(family: type[Task], corpus: Corpus) -> tuple[str, ...]:
+    """The words that a family learns of a corpus: its tags, or its classes."""
+    return corpus.tags if family.tags else corpus.labels
 
 
 def _is_finished(store: Store, wanted: dict[str, Any], evaluate_test: bool) -> bool:

@@ -154,6 +154,8 @@ class Draft:
             "items": len(self.items),
             "masks": sum(item.get("segmentation") is not None for item in self.items),
             "unlabelled_items": sum(item["class_name"] is None for item in self.items),
+            "tags": len({tag for row in self.images for tag in row.get("tags") or ()}),
+            "photos_tagged": sum(row.get("tags") is not None for row in self.images),
             "photos_without_items": len(self.images) - len({item["image_id"] for item in self.items}),
             "photos_without_group": len(alone),
             **{f"photos_{split}": sum(row["split"] == split for row in self.images) for split in SPLIT_FOLDERS},

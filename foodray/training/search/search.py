@@ -32,7 +32,7 @@ from foodray.storage.tables import csv_bytes, parquet_bytes
 from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
 from foodray.training.many import at_once, sharing_cores
-from foodray.training.run import Progress, Run, drop_checkpoints, make_plan, train
+from foodray.training.run import Progress, Run, drop_checkpoints, labels_of, make_plan, train
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
 from foodray.training.search.rooms import Rooms
@@ -86,7 +86,7 @@ def _check_points(space: Space, wanted: SearchConfig, corpus: Corpus) -> int:
     plan = make_plan(space.base, space.family, corpus)
     rows, longest = plan.rows("train"), 0
     for point in space.points():
-        task = space.family.fit(space.config(point).task, rows, corpus.labels)
+        task = space.family.fit(space.config(point).task, rows, labels_of(space.family, corpus))
         longest = max(longest, sum(stage.epochs for stage in task.stages()))
         for name, _ in wanted.directions:
             if name != OWN_OBJECTIVE and name not in (known := task.metric_names()):
