@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_plan, print_run, print_scored, print_scoring
-from foodray.cli.search import table1, table1_help, tune, tune_help
+from foodray.cli.search import compare, compare_help, table1, table1_help, tune, tune_help
 from foodray.cli.serve import serve, serve_help
 from foodray.cli.train import FAMILIES, train, train_help
 from foodray.config import nearest
@@ -68,6 +68,7 @@ def _dispatch(arguments: list[str]) -> None:
         "train": train_help,
         "tune": tune_help,
         "table1": table1_help,
+        "compare": compare_help,
         "show": show,
         "score": score_help,
         "diff": diff,
@@ -219,7 +220,7 @@ def score(arguments: list[str]) -> None:
 
 WITH_FAMILY = {"train": train, "tune": tune}
 """Commands whose settings are a family's, which is their first word."""
-WITH_SETTINGS = {"table1": table1, "score": score, "analyze": analyze, "serve": serve, "keys": keys}
+WITH_SETTINGS = {"table1": table1, "compare": compare, "score": score, "analyze": analyze, "serve": serve, "keys": keys}
 """Commands that parse their own settings."""
 _SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
 

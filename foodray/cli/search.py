@@ -1,4 +1,4 @@
-"""`foodray tune FAMILY` and `foodray table1`: many runs and what they say together."""
+"""`foodray tune FAMILY`, `foodray table1` and `foodray compare`: many runs and what they say together."""
 
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Annotated, Any
@@ -6,12 +6,16 @@ from typing import Annotated, Any
 import tyro
 
 from foodray.cli.printing import print_progress, print_runs, print_search, print_trial
-from foodray.cli.train import FAMILIES, Preset, named, parse
+from foodray.cli.train import FAMILIES, Preset, TaggingPreset, named, parse
 
 _TUNE_HELP = """Search a family's settings with Ray Tune: every trial is a training run, chosen on validation.
 
 --space says what is varied; all other settings are those of `foodray train`. The same command again continues a killed search. In the end
 the best trial alone is evaluated on the test side, and its bundle is named."""
+_COMPARE_HELP = """Train taggers with several backbones under one budget, on Ray Tune, and compare them with always giving the most frequent tags.
+
+Every backbone, split and seed is an ordinary run below RESULTS/NAME; the same command again trains only what is missing. Writes compare.md,
+compare.csv and the tagging tutorial's two figures, minutes.png (training time) and f1.png."""
 _TABLE1_HELP = """Train the eight rows of Table 1 of He et al. 2020 on a corpus, over seeds, and set them beside the published figures.
 
 Every row and seed is an ordinary run below RESULTS/NAME; the same command again trains only what is missing. Writes table1.md, table1.csv and
@@ -67,4 +71,32 @@ def table1(arguments: list[str]) -> None:
         store.write(f"table1.{ending}", data, replace=True) for ending, data in (("md", table.markdown.encode()), ("csv", as_csv(table)), ("png", table.figure))
     ]
     print("\n" + table.markdown)
+    print("\n".join(written))
+
+
+def compare_help() -> None:
+    """Compare taggers with several backbones: foodray compare --help."""
+
+
+def compare(arguments: list[str]) -> None:
+    """Train what is missing of the comparison, write it and print it."""
+    from foodray.report.compare import as_csv, make_comparison
+    from foodray.storage.store import Store
+    from foodray.training.compare import CompareConfig, train_comparison
+
+    @dataclass(frozen=True, kw_only=True)
+    class Compare(CompareConfig):
+        corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+        """Location of the corpus, local or s3://."""
+        preset: TaggingPreset = "default"
+        """Where the task's settings start: default (AdamW, cosine, the head first), tutorial (Adam 1e-3, 50 epochs, everything at once), asymmetric."""
+
+    parsed = parse(FAMILIES["tagging"](), Compare, arguments, prog="foodray compare", description=_COMPARE_HELP, name="compare")
+    config = CompareConfig(**{item.name: getattr(parsed, item.name) for item in fields(CompareConfig)})
+    runs = train_comparison(config, print_runs)
+    made = make_comparison({split: {name: [run.store for run in of_one] for name, of_one in of_split.items()} for split, of_split in runs.items()})
+    store = Store(config.results).sub(config.name)
+    files = {"compare.md": made.markdown.encode(), "compare.csv": as_csv(made), "minutes.png": made.minutes, "f1.png": made.f1}
+    written = [store.write(name, data, replace=True) for name, data in files.items()]
+    print("\n" + made.markdown)
     print("\n".join(written))

@@ -9,6 +9,7 @@ import tyro
 from foodray.cli.printing import print_progress, print_run
 
 Preset = Literal["default", "paper", "sgd", "transfer"]
+TaggingPreset = Literal["default", "tutorial", "asymmetric"]
 Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
 Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
 ConfigT = TypeVar("ConfigT")
@@ -66,15 +67,13 @@ def tagging() -> Family:
     from foodray.tasks.tagging import TaggingConfig, TaggingTask, preset
     from foodray.training.config import RunConfig
 
-    words = Literal["default", "tutorial", "asymmetric"]
-
     @dataclass(frozen=True, kw_only=True)
     class TrainTagging(RunConfig[TaggingConfig]):
-        preset: Literal["default", "tutorial", "asymmetric"] = "default"
+        preset: TaggingPreset = "default"
         """Where the task's settings start: default (AdamW, cosine, the head first), tutorial (Adam 1e-3, 50 epochs, everything at once), asymmetric
         (the asymmetric loss with its authors' rates)."""
 
-    return Family(task=TaggingTask, command=TrainTagging, choices={"preset": words}, preset=preset)
+    return Family(task=TaggingTask, command=TrainTagging, choices={"preset": TaggingPreset}, preset=preset)
 
 
 FAMILIES = {"mtl": mtl, "segmentation": segmentation, "tagging": tagging}

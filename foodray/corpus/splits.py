@@ -34,7 +34,7 @@ class SplitConfig:
     method: Literal["grouped", "manifest", "by_photo", "by_class", "augment_then_split_leaky"] = "grouped"
     """grouped: by participant, classes balanced as far as groups allow. manifest: the study's own `split` column, where it names no
     validation side one of the val_folds of its training groups. by_photo: each photo by itself, as tutorials do; participants fall on both
-    sides. by_class: no class is on two sides, for dishes that were never seen; a photo without a class goes with all that carry the same tags.
+    sides. by_class: no class is on two sides, for dishes that were never seen; samples without a class are on none and counted.
     augment_then_split_leaky: the paper's protocol, for reproduction only; its test numbers are optimistic."""
     test_folds: int = 5
     """The test side is one of this many folds of the groups (5: a fifth)."""
@@ -86,7 +86,8 @@ def make_pool(samples: Mapping[str, np.ndarray], config: SplitConfig) -> Pool:
         split = _random_split(len(entries), config)
         return Pool(sample=entries, split=split, isometry=np.concatenate([np.zeros(count, np.int8), isometry]))
     split, num_merged = (_manifest_split if config.method == "manifest" else _grouped_split)(samples, config)
-    check_leaks(samples, split, config)
+    used = np.flatnonzero((split != "none") | (config.method == "manifest"))
+    check_leaks({name: values[used] for name, values in samples.items()}, split[used], config)
     extra, isometry = balance(samples["class_name"], np.flatnonzero(split == "train"), config.balance_to, config.seed)
     return Pool(
         sample=np.concatenate([np.arange(count), extra]),
@@ -99,7 +100,8 @@ def make_pool(samples: Mapping[str, np.ndarray], config: SplitConfig) -> Pool:
 def merged_groups(samples: Mapping[str, np.ndarray], near_duplicate_bits: int, method: str = "grouped") -> tuple[np.ndarray, int]:
     """A group number per sample: participants (by_photo: photos, by_class: classes), joined where they share a file or a near-duplicate; and how
     many were joined."""
-    _, group = np.unique(_group_names(samples, method), return_inverse=True)
+    column = {"by_photo": "image_id", "by_class": "class_name"}.get(method, "participant_id")
+    _, group = np.unique(samples[column].astype(str), return_inverse=True)
     num_groups = int(group.max()) + 1
     pairs = _same_scene(samples, near_duplicate_bits)
     left, right = group[pairs[:, 0]], group[pairs[:, 1]]
@@ -110,21 +112,6 @@ def merged_groups(samples: Mapping[str, np.ndarray], near_duplicate_bits: int, m
             "%d of %d %s share near-duplicate photos with another one and are kept on the same side", num_groups - num_merged_groups, num_groups, _UNITS[method]
         )
     return merged[group], num_groups - num_merged_groups
-
-
-def _group_names(samples: Mapping[str, np.ndarray], method: str) -> np.ndarray:
-    """What must not be torn apart, a name or number a sample."""
-    if method != "by_class":
-        return samples["image_id" if method == "by_photo" else "participant_id"].astype(str)
-    unknown = np.array([name is None for name in samples["class_name"]])
-    pairs = zip(_tag_sets(samples), samples["image_id"], strict=True)
-    alike = np.array([f"photo {image}" if tags is None else f"tags {'+'.join(sorted(tags))}" for tags, image in pairs])
-    # A photo without a class may show any class of which a photo carries the same tags: all of them are one group.
-    names, node = np.unique(np.where(unknown, alike, np.char.add("class ", samples["class_name"].astype(str))), return_inverse=True)
-    linked = ~unknown & np.isin(alike, alike[unknown])
-    links = coo_array((np.ones(linked.sum()), (node[linked], np.searchsorted(names, alike[linked]))), shape=(len(names), len(names)))
-    groups: np.ndarray = connected_components(links, directed=False)[1][node]
-    return groups
 
 
 def _tag_sets(samples: Mapping[str, np.ndarray]) -> list[list[str] | None]:
@@ -153,7 +140,18 @@ def _same_scene(samples: Mapping[str, np.ndarray], near_duplicate_bits: int) -> 
 
 
 def _grouped_split(samples: Mapping[str, np.ndarray], config: SplitConfig) -> tuple[np.ndarray, int]:
-    """The side of each sample, and how many groups were joined to another."""
+    """The side of each sample, "none" for one that has no group, and how many groups were joined to another."""
+    grouped = np.array([config.method != "by_class" or name is not None for name in samples["class_name"]])
+    if not grouped.all():
+        log.warning("split 'by_class': %d of %d samples have no class and are left out, or a class might be on two sides", (~grouped).sum(), len(grouped))
+    if not grouped.any():
+        raise SplitError("split 'by_class' keeps classes apart, but no sample has one; fill class_name (foodray import tags --dishes), or split by_photo")
+    split = np.full(len(grouped), "none", dtype="<U5")
+    split[grouped], num_merged = _divided({name: values[grouped] for name, values in samples.items()}, config)
+    return split, num_merged
+
+
+def _divided(samples: Mapping[str, np.ndarray], config: SplitConfig) -> tuple[np.ndarray, int]:
     groups, num_merged = merged_groups(samples, config.near_duplicate_bits, config.method)
     classes = _strata(samples, config.method)
     needed = max(config.test_folds, config.val_folds + 1)

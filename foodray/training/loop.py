@@ -82,6 +82,7 @@ class Loop:
         self.position, self.kept, self.history = Position(), Kept(), list[dict[str, Any]]()
         self._resume: dict[str, Any] | None = None
         self._clock = _Clock()
+        self._seconds, self._since = 0.0, time.monotonic()
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from a state that `Hooks.checkpoint` was given."""
@@ -92,10 +93,12 @@ class Loop:
         self.position = Position(**state["position"])
         self.kept = Kept(**state["kept"])
         self.history = list(state["history"])
+        self._seconds = state["seconds"]
         self._resume = {name: state[name] for name in ("optimizer", "schedule", "totals")}
 
     def run(self) -> Kept:
         """Train every stage that is left and return the kept weights."""
+        self._since = time.monotonic()
         for index, stage in enumerate(self.task.stages()):
             if index == self.position.step == 0:
                 self._pictures(0, "start", self.task)
@@ -168,6 +171,11 @@ class Loop:
             self.kept = Kept(weights, objective, epoch)
 
     @property
+    def seconds(self) -> float:
+        """How long `run` has taken, validation and all earlier parts of a continued run included."""
+        return self._seconds + time.monotonic() - self._since
+
+    @property
     def evaluated(self) -> nn.Module:
         """What is evaluated and kept: the network, or its moving average where there is one."""
         return self.average.module if self.average is not None else self.network
@@ -189,6 +197,7 @@ class Loop:
                 "position": vars(self.position),
                 "kept": vars(self.kept),
                 "history": self.history,
+                "seconds": self.seconds,
             }
         latest = {k: v for k, v in (self.history[-1] if self.history else {}).items() if isinstance(v, float | int)}
         self.hooks.checkpoint(state, {"step": self.position.step, "num_epochs": len(self.history), **latest})

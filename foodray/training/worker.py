@@ -73,7 +73,7 @@ def train_worker(config: dict[str, Any]) -> None:
             loop.load(torch.load(Path(folder) / STATE, map_location=device, weights_only=True))
         log.info("continuing at stage %d, step %d", loop.position.stage, loop.position.step)
     loop.run()
-    _results(loop, assignment)
+    _results(loop, assignment, loop.seconds)
 
 
 def with_local_weights(task: Task) -> Task:
@@ -121,7 +121,7 @@ class _ProgressFile:
         self.store.write("progress.json", json.dumps(without_nan({**record, "at": time.time()})).encode(), replace=True)
 
 
-def _results(loop: Loop, assignment: Assignment) -> None:
+def _results(loop: Loop, assignment: Assignment, seconds: float) -> None:
     """Evaluate the kept weights on validation and, where wanted, on test, gather the predictions, write bundle and results."""
     state = {name: tensor.to(loop.device) for name, tensor in loop.kept.weights.items()}
     loop.evaluated.load_state_dict(state)
@@ -135,6 +135,7 @@ def _results(loop: Loop, assignment: Assignment) -> None:
         bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
         results: dict[str, Any] = {"val": validation, "test": test, "history": loop.history, "state": loop.task.state(), "by_class": by_class}
         results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world, "kept_epoch": loop.kept.epoch, "objective": loop.kept.objective}
+        results["train_seconds"] = seconds
         assignment.store.write("parts/results.json", json.dumps(without_nan(results)).encode(), replace=True)
     if loop.part.world > 1:
         dist.barrier()

@@ -493,3 +493,14 @@ def test_a_study_is_never_written_over_another(tmp_path: Path) -> None:
     with pytest.raises(ExistsError, match=r"images\.csv"):
         write_study(Store(str(tmp_path)), images=some_images(), truth_items=some_truth(), info={})
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_tags_are_words_between_semicolons_each_once_and_an_empty_cell_is_unknown(tmp_path: Path) -> None:
+    study = load_study(package(tmp_path, photos(tags=["carbs; meat ;carbs", "", ";"])))
+    assert study.images["tags"].to_pylist() == [["carbs", "meat"], None, []]
+
+
+def test_tags_come_back_from_parquet_as_they_were(tmp_path: Path) -> None:
+    tables = {"images": pa.table({"image_uri": ["a.jpg", "b.jpg"], "participant_id": ["p1", "p2"], "tags": pa.array([["a;b"], None], pa.list_(pa.string()))})}
+    write_study(Store(str(tmp_path)), truth_items=pa.Table.from_pylist([], schema=arrow_schema(TRUTH_ITEMS)), info={}, **tables)
+    assert load_study(str(tmp_path)).images["tags"].to_pylist() == [["a;b"], None]

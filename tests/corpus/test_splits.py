@@ -286,3 +286,48 @@ def test_the_honest_splits_do_not_warn(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.WARNING):
         make_pool(study(0), SplitConfig(balance_to=20))
     assert not caplog.text
+
+
+def tagged(seed: int = 0) -> Samples:
+    """Photos of thirty dishes, each with the tags of its dish, every tenth without a dish."""
+    rng = np.random.default_rng(seed)
+    dishes = [f"dish{number}" for number in rng.integers(0, 30, 400)]
+    sets = [["carbs"], ["carbs", "meat"], ["soups"], ["meat"], []]
+    tags = np.fromiter((sets[int(dish.removeprefix("dish")) % 5] for dish in dishes), dtype=object, count=400)
+    made = make_samples([f"p{index % 20}" for index in range(400)], seed=seed, class_name=[dish if index % 10 else None for index, dish in enumerate(dishes)])
+    return {**made, "tags": tags}
+
+
+@pytest.mark.parametrize("fold", range(3))
+def test_by_class_keeps_every_dish_on_one_side_and_leaves_out_what_has_none(fold: int) -> None:
+    samples = tagged()
+    pool = make_pool(samples, SplitConfig(method="by_class", fold=fold))
+    found = sides(samples, pool, "class_name")
+    assert found.pop(None) == {"none"}
+    assert all(len(one) == 1 for one in found.values())
+    assert set.union(*found.values()) == set(SPLIT_NAMES)
+    assert not np.isin(pool.sample[np.concatenate([pool.entries(name) for name in SPLIT_NAMES])], np.flatnonzero(samples["class_name"] == None)).any()  # noqa: E711
+
+
+def test_by_photo_lets_participants_cross_but_no_near_duplicate() -> None:
+    rng = np.random.default_rng(3)
+    hashes = rng.integers(0, 2**64, (400, NUM_WORDS), dtype=np.uint64)
+    hashes[1::2] = [flipped(one, 5) for one in hashes[::2]]
+    samples = {**tagged(), "phash": hashes}
+    pool = make_pool(samples, SplitConfig(method="by_photo"))
+    assert any(len(found) > 1 for found in sides(samples, pool, "participant_id").values())
+    split = pool.split[np.argsort(pool.sample)]
+    assert (split[::2] == split[1::2]).all()
+    assert pool.num_merged == 200
+
+
+def test_the_rarest_tag_has_its_share_of_every_side() -> None:
+    samples = tagged()
+    pool = make_pool(samples, SplitConfig(method="by_photo"))
+    share = {name: np.mean(["soups" in tags for tags in samples["tags"][pool.sample[pool.entries(name)]]]) for name in SPLIT_NAMES}
+    assert max(share.values()) - min(share.values()) < 0.03
+
+
+def test_by_class_without_any_class_says_where_they_come_from() -> None:
+    with pytest.raises(SplitError, match="no sample has one; fill class_name"):
+        make_pool({**tagged(), "class_name": np.full(400, None, object)}, SplitConfig(method="by_class"))

@@ -32,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def corpus(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """40 photos of two discs each with their masks, by 12 participants: the colour is the class, the area is the energy."""
+    """40 photos of two discs each with their masks, by 12 participants: the colour is the class, the area is the energy; the colours are the photo's tags."""
     study = tmp_path_factory.mktemp("study")
     write_shapes(study)
     return index_study(load_study(str(study)), Store(str(tmp_path_factory.mktemp("corpus") / "corpus")))
@@ -47,15 +47,19 @@ def write_shapes(folder: Path) -> None:
         name = f"p{index:02d}"
         shades = Image.fromarray(rng.integers(90, 150, (5, 5, 3), dtype=np.uint8)).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
         pixels_HW3 = np.array(shades)
+        colours = []
         for half in range(2):
             label, radius = LABELS[int(rng.integers(3))], float(rng.uniform(8, 20))
             x, y = 26 + 44 * half, float(rng.uniform(24, 72))
             disc_HW = (columns - x) ** 2 + (rows - y) ** 2 < radius**2
             pixels_HW3[disc_HW] = COLOURS[label]
+            colours.append(label)
             box = {"bbox_x": x - radius, "bbox_y": y - radius, "bbox_w": 2 * radius, "bbox_h": 2 * radius}
             items.append(
                 {"truth_item_id": f"{name}-{half}", "image_id": name, "class_name": label, "energy_kcal": radius**2, "segmentation": rle_text(disc_HW), **box}
             )
         Image.fromarray(pixels_HW3).save(folder / f"{name}.png")
-        images.append({"image_id": name, "image_uri": f"{name}.png", "participant_id": f"u{index % NUM_PARTICIPANTS:02d}", "consent_scope": "score_train"})
+        person = f"u{index % NUM_PARTICIPANTS:02d}"
+        tags = {"tags": sorted(set(colours))}
+        images.append({"image_id": name, "image_uri": f"{name}.png", "participant_id": person, "consent_scope": "score_train", **tags})
     write_study(Store(str(folder)), images=pa.Table.from_pylist(images), truth_items=pa.Table.from_pylist(items), info={"name": "discs", "sample": True})

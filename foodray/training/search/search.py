@@ -31,7 +31,7 @@ from foodray.storage.store import Store
 from foodray.storage.tables import csv_bytes, parquet_bytes
 from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
-from foodray.training.many import at_once, sharing_cores
+from foodray.training.many import DRIVER_CPUS, at_once, sharing_cores
 from foodray.training.run import Progress, Run, drop_checkpoints, labels_of, make_plan, train
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
@@ -40,7 +40,6 @@ from foodray.training.search.space import Space, make_space, same_search, settin
 from foodray.training.search.trial import Setup, run_trial
 
 log = logging.getLogger(__name__)
-DRIVER_CPUS = 0.01  # a trial's own process waits for its training workers, which hold the CPUs
 
 
 def search(
