@@ -15,11 +15,11 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, TuneConfig, Tuner
 
 from foodray.cluster import connect, num_runs_at_once
-from foodray.errors import ClusterError, FoodrayError
+from foodray.errors import ClusterError, ExistsError, FoodrayError
 from foodray.storage.store import Store
 from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
-from foodray.training.run import Progress, Run, train
+from foodray.training.run import Progress, Run, find_finished, train
 
 log = logging.getLogger(__name__)
 DRIVER_CPUS = 0.01  # a run's own process waits for its training workers, which hold the CPUs
@@ -30,6 +30,22 @@ def train_all(configs: Sequence[RunConfig[Any]], family: type[Task], *, concurre
 
     Raises `ClusterError` with the names and reasons of runs that failed, when all others are finished.
     """
+    done = [_found(config, family) for config in configs]
+    if missing := [config for config, run in zip(configs, done, strict=True) if run is None]:
+        _train_missing(missing, family, concurrent, told)
+    return [run or Run.open(Store(config.results).sub(config.name).root) for config, run in zip(configs, done, strict=True)]
+
+
+def _found(config: RunConfig[Any], family: type[Task]) -> Run | None:
+    """The run, if it is finished; a folder that is in its way is told when its turn comes, as any other failure."""
+    try:
+        return find_finished(config, family)
+    except ExistsError:
+        return None
+
+
+def _train_missing(configs: Sequence[RunConfig[Any]], family: type[Task], concurrent: int, told: Progress) -> None:
+    """Train them as trials of Ray Tune."""
     connect()
     places = at_once(configs[0], concurrent)
     sharing = [sharing_cores(config, places) for config in configs]
@@ -51,7 +67,6 @@ def train_all(configs: Sequence[RunConfig[Any]], family: type[Task], *, concurre
     if failed := {configs[place].name: why for place, why in reasons.items() if why}:
         told_reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise ClusterError(f"{len(failed)} of {len(configs)} runs failed, the others are finished: {told_reasons}")
-    return [Run.open(Store(config.results).sub(config.name).root) for config in configs]
 
 
 def _train(point: dict[str, int], configs: Sequence[RunConfig[Any]], family: type[Task]) -> None:

@@ -73,11 +73,10 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
 
     `callbacks` are Ray Train's and run in its controller: a `UserCallback` is told of the metrics that go with each checkpoint.
     """
-    store = Store(config.results).sub(config.name)
-    wanted = {"family": family.name, **to_plain(config), "corpus": Store(config.corpus).root, "results": Store(config.results).root}
-    if _is_finished(store, wanted, config.evaluate_test):
+    store, wanted = Store(config.results).sub(config.name), _settings(config, family)
+    if done := find_finished(config, family):
         log.info("run %s is finished already: nothing to do", store.root)
-        return Run.open(store.root)
+        return done
     corpus = Corpus.open(config.corpus)
     plan = make_plan(config, family, corpus)
     connect()
@@ -109,6 +108,17 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     if config.evaluate_test:
         drop_checkpoints(store)
     return run
+
+
+def find_finished(config: RunConfig[Any], family: type[Task]) -> Run | None:
+    """The run of these settings, if it is there and finished; raises `ExistsError` for a folder that is another run's, or no run's."""
+    store = Store(config.results).sub(config.name)
+    return Run.open(store.root) if _is_finished(store, _settings(config, family), config.evaluate_test) else None
+
+
+def _settings(config: RunConfig[Any], family: type[Task]) -> dict[str, Any]:
+    """What config.json holds."""
+    return {"family": family.name, **to_plain(config), "corpus": Store(config.corpus).root, "results": Store(config.results).root}
 
 
 def drop_checkpoints(store: Store) -> None:
@@ -171,7 +181,7 @@ def labels_of(family: type[Task], corpus: Corpus) -> tuple[str, ...]:
 
 
 def _is_finished(store: Store, wanted: dict[str, Any], evaluate_test: bool) -> bool:
-    """Whether the run is there and finished, its test side looked at if wanted; raises `ExistsError` for a folder that is another run's, or no run's."""
+    """Whether a run of the wanted settings is there and finished, its test side looked at if wanted; raises as `find_finished`."""
     try:
         found = json.loads(store.read("config.json"))
     except FileNotFoundError:
