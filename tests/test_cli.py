@@ -24,6 +24,7 @@ from foodray.tasks.base import Optimizer
 from foodray.tasks.mtl import ROWS, MtlConfig, preset
 from foodray.tasks.segmentation import preset as preset_of_networks
 from foodray.tasks.transform import Augmentation
+from foodray.training.compare import CompareConfig
 from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 from foodray.training.search import SearchConfig
 from foodray.training.table1 import Table1Config
@@ -160,7 +161,7 @@ def test_the_help_of_training_shows_the_sentence_of_every_setting(kind: type, sa
         assert f"{name.replace('_', '-')} " in text
 
 
-@pytest.mark.parametrize(("command", "kind"), [(["tune", "mtl"], SearchConfig), (["table1"], Table1Config)])
+@pytest.mark.parametrize(("command", "kind"), [(["tune", "mtl"], SearchConfig), (["table1"], Table1Config), (["compare"], CompareConfig)])
 def test_the_help_of_many_runs_shows_the_sentence_of_every_setting(command: list[str], kind: type, said: Callable[[list[str]], Said]) -> None:
     _, text = said([*command, "--help"])
     for name, sentence in sentences(kind).items():

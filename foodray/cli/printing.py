@@ -115,6 +115,10 @@ def print_run(run: "Run") -> None:
     print(f"\ntest side: {sides[0]}\ntrained on {sides[1]}, epoch {metrics['kept_epoch']} chosen on {sides[2]}")
     if metrics["sample_data"]:
         print("THE PHOTOS ARE RENDERED SAMPLE DATA: these numbers show that the software works, they are not a result.")
+    if run.info["split"]["method"] == "by_photo":
+        print("split photo by photo: photos of one participant, or one dish, may be on both sides.")
+    if metrics.get("num_left_out"):
+        print(f"{metrics['num_left_out']} samples without a class are on no side, so that no class is on two.")
     if run.info["split"]["method"] == "augment_then_split_leaky":
         print("THE SPLIT LEAKS (the paper's own protocol): copies of test photos were trained on; do not compare these numbers.")
     test = metrics["test"]
