@@ -40,7 +40,7 @@ class Analyzer:
     def analyze(self, photos: Sequence[PhotoInput]) -> list[Analysis]:
         """One analysis a photo, in order."""
         seen = self._prepared(photos)
-        self._one_by_one([one for one in seen if one.is_fit and one.boxes], self._fill)
+        self._one_by_one([one for one in seen if self.steps.needs_reading(one)], self._fill)
         return [one.analysis for one in seen]
 
     def inputs(self, photo: PhotoInput) -> dict[int, Rows]:
@@ -48,12 +48,10 @@ class Analyzer:
         [seen] = self._prepared([photo], release=False)
         if not seen.is_fit:
             return {}
-        found: dict[int, Rows] = {}
+        found = {self.networks.index(self.readers[place]): rows for place, rows in self.steps.inputs([seen]).items()}
         for place, network in enumerate(self.networks):
             if network.facts.finds:
                 found[place] = {"pixels": self.steps.find_input(seen).square[None]}
-            elif seen.boxes:
-                found[place] = self.steps.rows([seen], self.readers.index(network))
         return found
 
     def _prepared(self, photos: Sequence[PhotoInput], *, release: bool = True) -> list[Seen]:
@@ -81,7 +79,7 @@ class Analyzer:
 
     def _fill(self, seen: list[Seen]) -> None:
         started = time.perf_counter()
-        answers = [reader(self.steps.rows(seen, index), self.config.batch_size) for index, reader in enumerate(self.readers)]
+        answers = {place: self.readers[place](rows, self.config.batch_size) for place, rows in self.steps.inputs(seen).items()}
         self.steps.fill(seen, answers, infer_ms=ms_since(started))
 
     def _one_by_one(self, seen: list[Seen], step: Callable[[list[Seen]], None]) -> None:

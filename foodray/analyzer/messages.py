@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from foodray import __version__
 from foodray.analyzer.config import AnalyzerConfig, identity
@@ -35,6 +35,14 @@ class Label(Message):
 
     class_name: str
     prob: float = Field(description="calibrated probability, 0 to 1")
+
+
+class Tag(Message):
+    """A tag and its probability."""
+
+    tag: str
+    prob: float = Field(description="calibrated probability, 0 to 1")
+    given: bool = Field(description="whether the model gives it to the photo, by the thresholds it was trained with")
 
 
 class Amount(Message):
@@ -79,9 +87,16 @@ class Item(Message):
     class_prob: float | None = Field(None, description="calibrated probability of class_name, 0 to 1")
     labels: list[Label] | None = Field(None, description="the most probable classes, in falling order; null where no model names classes so")
     portion: Portion
-    tags: list[str] | None = None
     flags: list[str] = []
     crop_jpeg_base64: str | None = Field(None, description="with include=crops: the box as a JPEG")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_tags(cls, values: Any) -> Any:
+        """Analyses that were kept before photos had tags hold `"tags": null` in each item."""
+        if isinstance(values, Mapping) and "tags" in values and values["tags"] is None:
+            return {name: value for name, value in values.items() if name != "tags"}
+        return values
 
 
 class Quality(Message):
@@ -126,6 +141,7 @@ class PhotoReply(Message):
     exif_orientation: int | None = None
     quality: Quality
     items: list[Item] | None = Field(None, description="null with status quarantined")
+    tags: list[Tag] | None = Field(None, description="every tag that the models know, by falling prob; null where no model tags, or with status quarantined")
     totals: Totals | None = None
     decode_ms: float = 0.0
     infer_ms: float = 0.0
@@ -157,6 +173,7 @@ class PhotoReply(Message):
             exif_orientation=header.exif_orientation if header else None,
             quality=quality,
             items=items,
+            tags=None if analysis.tags is None else [Tag(**tag) for tag in analysis.tags],
             totals=None if items is None else totals(items),
             decode_ms=analysis.decode_ms,
             infer_ms=analysis.infer_ms,
@@ -172,6 +189,7 @@ class PhotoReply(Message):
             marker=self._marker(),
             px_per_mm=self.quality.px_per_mm,
             items=None if self.items is None else [_values(item) for item in self.items],
+            tags=None if self.tags is None else [tag.model_dump() for tag in self.tags],
             num_pieces_dropped=self.quality.num_pieces_dropped,
             dropped_food_share=self.quality.dropped_food_share,
             decode_ms=self.decode_ms,
@@ -207,12 +225,13 @@ class PhotoReply(Message):
 class Model(Message):
     """One network of the endpoint."""
 
-    task: str = Field(description="family: mtl, segmentation …")
+    task: str = Field(description="family: mtl, segmentation, tagging …")
     created_at: str
     card_sha256: str = Field(description="identity of the bundle")
     weights_sha256: str
     target: str | None = Field(None, description="what the portion is given as")
-    labels: list[str]
+    labels: list[str] = Field(description="classes that it names; empty where it names none")
+    tags: list[str] = Field([], description="tags that it may give a photo")
     metrics: dict[str, Any] | None = Field(None, description="as measured on its test split when it was trained")
     data: dict[str, Any] | None = Field(None, description="what it was trained on")
     calibration: dict[str, Any] | None = None
@@ -248,6 +267,16 @@ class ModelsReply(Message):
     markers_sha256: str | None = Field(None, description="SHA-256 of the endpoint's markers.yaml; null without one")
     analyzer: dict[str, Any] = Field(description="the analyzer's settings, without locations")
 
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that an item may have, sorted; background is none of them."""
+        return sorted({label for model in self.models for label in model.labels} - {"background"})
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that a photo may carry, sorted."""
+        return sorted({tag for model in self.models for tag in model.tags})
+
     @staticmethod
     def of(config: AnalyzerConfig, networks: Sequence[NetworkFacts], markers_yaml: str | None) -> "ModelsReply":
         """Of an analyzer."""
@@ -267,7 +296,8 @@ def _model(facts: NetworkFacts) -> Model:
     named = {name: card[name] for name in ("task", "created_at", "card_sha256", "weights_sha256")}
     state = without_nan(card.get("state") or {})
     about = {name: without_nan(card.get(name)) for name in ("metrics", "data")}
-    return Model(**named, **about, target=card["config"].get("target"), labels=list(state.get("labels") or ()), calibration=state.get("calibration"))
+    words = {"labels": [], "tags": list(facts.tags)} if facts.tags else {"labels": list(state.get("labels") or ())}
+    return Model(**named, **about, **words, target=card["config"].get("target"), calibration=state.get("calibration"))
 
 
 class AnalyzeReply(Message):
@@ -285,7 +315,7 @@ def totals(items: list[Item]) -> Totals:
     return Totals(energy_kcal=sum(known) if known or not items else None, num_items=len(items), num_items_without_energy=len(items) - len(known))
 
 
-_SAME = ("given_item_id", "box_source", "detection_score", "mask_class_name", "area_px", "area_cm2", "class_id", "class_name", "class_prob", "tags")
+_SAME = ("given_item_id", "box_source", "detection_score", "mask_class_name", "area_px", "area_cm2", "class_id", "class_name", "class_prob")
 
 
 def _item(values: Mapping[str, Any], image_id: str, index: int) -> Item:

@@ -28,7 +28,9 @@ class NetworkFacts:
     card: Mapping[str, Any]
     """The bundle's card."""
     finds: bool
-    """Whether it finds foods in a photo (segmentation); the others read what is in a box."""
+    """Whether it finds foods in a photo (segmentation); the others read what is in a box, or the whole photo."""
+    tags: tuple[str, ...]
+    """The tags that it may give a photo, which it then reads whole; empty for a network that reads boxes."""
     spec: SampleSpec
     """How its squares are cut."""
     columns: frozenset[str]
@@ -59,6 +61,7 @@ class Network:
             location=self.location,
             card=self.card,
             finds=isinstance(self.task, SegmentationTask),
+            tags=tuple(self.card["state"]["labels"]) if self.task.tags else (),
             spec=self.spec,
             columns=self.columns,
             interval_level=fitted.level if fitted and any("_lo_" in name for name in self.columns) else None,
@@ -90,7 +93,8 @@ def make_network(location: str, config: AnalyzerConfig, *, quantized: str | None
     """A bundle verified and made ready as the config says; `quantized` is the folder of its int8 model."""
     task, card, network = load_network(location)
     model = (Store(quantized).read("model.xml"), Store(quantized).read("model.bin")) if quantized else None
-    spec = replace(task.spec, slack=0.0)
+    # A tagger's square is cut as training cut it: without the slack it would differ in the last bit at sizes such as 299 px.
+    spec = task.spec if task.tags else replace(task.spec, slack=0.0)
     rng = np.random.default_rng(0)
     rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
     example = task.prepare(rows, train=False)

@@ -79,6 +79,9 @@ class Analysis:
     """Scale on the table plane, given or measured."""
     items: list[dict[str, Any]] | None = None
     """One dict an item; None when quarantined."""
+    tags: list[dict[str, Any]] | None = None
+    """One dict a tag that the taggers know, by falling prob: tag, prob, and given, which says whether the photo is given it; None without a tagger or
+    when quarantined."""
     num_pieces_dropped: int | None = None
     """Pieces of food that the segmentation saw and that are no items; None where it was not asked."""
     dropped_food_share: float | None = None

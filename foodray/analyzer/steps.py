@@ -24,6 +24,7 @@ from foodray.tasks.base import Rows
 
 CLASS_COLUMNS = frozenset({"class_id", "class_name", "class_prob", "topk_class_name", "topk_prob"})
 """What a bundle that names classes gives; of several that do, `AnalyzerConfig.classes_from` decides."""
+WHOLE = GivenBox(box=None)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,12 +38,12 @@ class Seen:
     photo: Photo | None = None
     """The decoded photo, until its crops are cut."""
     crops: tuple[np.ndarray, ...] = ()
-    """One array (N, P, P, 3) a reader."""
+    """One array (N, P, P, 3) a reader: of each box, or of the whole photo alone for a tagger."""
 
     @property
     def is_fit(self) -> bool:
         """Whether nothing has failed so far."""
-        return self.analysis.status == "ok"
+        return self.analysis.status != "quarantined"
 
     @property
     def colors(self) -> list[float] | None:
@@ -58,7 +59,7 @@ class Seen:
 
     def fail(self, message: str) -> None:
         """The photo is quarantined: a model failed on it."""
-        self.analysis = replace(self.analysis, status="quarantined", reason_code="model_error", reason_detail=without_places(message), items=None)
+        self.analysis = replace(self.analysis, status="quarantined", reason_code="model_error", reason_detail=without_places(message), items=None, tags=None)
 
     def release(self) -> None:
         """Let go of the pixels and the bytes."""
@@ -83,6 +84,8 @@ class Steps:
                 raise ConfigError(
                     f"{one.location} and {other.location} both give {', '.join(sorted(both))}; leave one out, or train the second without that head"
                 )
+            if same := set(one.tags) & set(other.tags):
+                raise ConfigError(f"{one.location} and {other.location} both give the tags {', '.join(sorted(same))}; leave one out")
 
     def _who_names_classes(self, networks: Sequence[NetworkFacts]) -> NetworkFacts | None:
         """The reader whose classes are used; None where there is none."""
@@ -98,7 +101,9 @@ class Steps:
         return networks[chosen - 1]
 
     def _kept(self, facts: NetworkFacts) -> frozenset[str]:
-        """The columns of a reader that are used."""
+        """The columns of a reader that items have."""
+        if facts.tags:
+            return frozenset()
         return facts.columns if facts is self._classes_from else facts.columns - CLASS_COLUMNS
 
     @property
@@ -109,7 +114,7 @@ class Steps:
     def read(self, photo: PhotoInput) -> Seen:
         """Decode as large as the networks and the marker want it, and find the marker."""
         started = time.perf_counter()
-        boxes = () if self.finder is not None and (self.config.find.always or not photo.boxes) else photo.boxes or (GivenBox(box=None),)
+        boxes = () if self.finder is not None and (self.config.find.always or not photo.boxes) else photo.boxes or (WHOLE,)
         marker = self.markers.get(photo.marker_id or "")
         marker = marker if marker and marker.tells_more_than(photo.px_per_mm) else None
         windows = self._windows(boxes)
@@ -125,8 +130,8 @@ class Steps:
         return Seen(analysis=analysis, data=photo.data, boxes=boxes, photo=decoded)
 
     def _windows(self, boxes: Sequence[GivenBox]) -> list[tuple[Box | None, int, float]]:
-        """The crops that the readers want of boxes, for `decode_for`."""
-        return [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in boxes]
+        """The crops that the readers want of a photo with these boxes, for `decode_for`."""
+        return [(given.box, reader.spec.stored_px, reader.spec.stored_margin) for reader in self.readers for given in _looked_at(reader, boxes)]
 
     def needs_finding(self, seen: Seen) -> bool:
         """Whether foods are to be found in the photo."""
@@ -136,12 +141,12 @@ class Steps:
         """What the finder is given of a photo."""
         assert self.finder is not None
         assert seen.photo is not None
-        [square_SS3] = seen.squares((GivenBox(box=None),), self.finder.spec)
+        [square_SS3] = seen.squares((WHOLE,), self.finder.spec)
         scale = Scale(marker=seen.analysis.marker, px_per_mm=seen.analysis.px_per_mm)
         return FindInput(square=square_SS3, header=seen.photo.header, scale=scale)
 
     def take_found(self, seen: Seen, found: Found, *, infer_ms: float) -> None:
-        """Fill in the boxes; a photo in which nothing is found is done."""
+        """Fill in the boxes; a photo in which nothing is found has its items, none, and is read by taggers alone."""
         seen.boxes = found.boxes
         changes: dict[str, Any] = {"num_pieces_dropped": found.num_dropped, "dropped_food_share": found.dropped_share}
         changes |= {} if found.boxes else {"status": "ok_no_food", "items": []}
@@ -156,26 +161,38 @@ class Steps:
             sides = [(window(one.photo.header, box, margin)[2] * min(one.photo.scale), side_px) for box, side_px, margin in windows]
             if min(one.photo.scale) < 1 and any(side < side_px for side, side_px in sides):
                 one.photo = decode_for(one.data, windows, limits=self.config.limits, device=self.decode_device)
-            one.crops = tuple(one.squares(one.boxes, reader.spec) for reader in self.readers)
+            one.crops = tuple(one.squares(_looked_at(reader, one.boxes), reader.spec) for reader in self.readers)
         except PhotoError as error:
             one.analysis = Analysis.refused(error)
             return
         one.analysis = replace(one.analysis, decode_ms=one.analysis.decode_ms + ms_since(started))
 
-    def rows(self, seen: Sequence[Seen], reader: int) -> Rows:
-        """What a reader is given of photos: the crops of all their boxes, and each box's size."""
-        return {"pixels": np.concatenate([one.crops[reader] for one in seen]), **_extents(seen)}
+    def needs_reading(self, seen: Seen) -> bool:
+        """Whether something in the photo is still to be read, or its items to be put together."""
+        return seen.is_fit and (bool(seen.boxes) or any(reader.tags for reader in self.readers))
 
-    def fill(self, seen: Sequence[Seen], answers: Sequence[Mapping[str, np.ndarray]], *, infer_ms: float) -> None:
-        """Fill in the items from the readers' answers, in the order of `readers`; each photo's time is its share of `infer_ms`."""
-        columns = {name: values for kept, answer in zip(self._used, answers, strict=True) for name, values in answer.items() if name in kept}
+    def inputs(self, seen: Sequence[Seen]) -> dict[int, Rows]:
+        """What the readers are given of photos, by their place in `readers`: the crops of all boxes with each box's size, for a tagger the
+        photos. A reader of boxes is left out where there is none."""
+        found: dict[int, Rows] = {}
+        for place, reader in enumerate(self.readers):
+            pixels = np.concatenate([one.crops[place] for one in seen])
+            if len(pixels):
+                found[place] = {"pixels": pixels, **({} if reader.tags else _extents(seen))}
+        return found
+
+    def fill(self, seen: Sequence[Seen], answers: Mapping[int, Mapping[str, np.ndarray]], *, infer_ms: float) -> None:
+        """Fill in items and tags from the readers' answers to `inputs`, by the same places; each photo's time is its share of `infer_ms`."""
+        columns = {name: values for place, answer in answers.items() for name, values in answer.items() if name in self._used[place]}
+        taggers = [answer for place, answer in answers.items() if self.readers[place].tags]
         at = 0
-        for one in seen:
+        for index, one in enumerate(seen):
             rows_of_one = range(at, at + len(one.boxes))
             at += len(one.boxes)
             items = [self._item(one, given, columns, row) for given, row in zip(one.boxes, rows_of_one, strict=True)]
-            if all(_is_finite(value) for item in items for value in item.values()):
-                one.analysis = replace(one.analysis, items=items, infer_ms=one.analysis.infer_ms + infer_ms / len(seen))
+            tags = _tags(taggers, index) if taggers else None
+            if all(_is_finite(value) for part in (*items, *(tags or ())) for value in part.values()):
+                one.analysis = replace(one.analysis, items=items, tags=tags, infer_ms=one.analysis.infer_ms + infer_ms / len(seen))
             else:
                 one.fail("the model gave a number that is not finite")
 
@@ -202,6 +219,21 @@ class Steps:
             "no_scale": self.needs_scale and (one.analysis.px_per_mm is None or given.box is None),
         }
         return [name for name, is_set in flags.items() if is_set]
+
+
+def _looked_at(reader: NetworkFacts, boxes: Sequence[GivenBox]) -> Sequence[GivenBox]:
+    """What a reader looks at in a photo: a tagger at all of it once, whatever boxes there are."""
+    return (WHOLE,) if reader.tags else boxes
+
+
+def _tags(taggers: Sequence[Mapping[str, np.ndarray]], row: int) -> list[dict[str, Any]]:
+    """What taggers say of a photo together, by falling probability; of equal ones the first bundle's first."""
+    found = [
+        {"tag": str(name), "prob": float(prob), "given": name in answer["tags"][row]}
+        for answer in taggers
+        for name, prob in zip(answer["tag_name"][row], answer["tag_prob"][row], strict=True)
+    ]
+    return sorted(found, key=lambda one: -one["prob"])
 
 
 def _extents(read: Sequence[Seen]) -> dict[str, np.ndarray]:

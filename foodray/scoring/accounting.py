@@ -57,6 +57,7 @@ def _contradictions(results: pa.Table) -> list[str]:
         "are ok without items": pc.and_(pc.equal(status, "ok"), pc.equal(num_items, 0)),
         "are ok_no_food without an empty list of items": pc.and_(pc.equal(status, "ok_no_food"), pc.or_(pc.invert(has_items), pc.greater(num_items, 0))),
         "have items without being scored": pc.and_(pc.invert(scored), has_items),
+        "have tags without being scored": pc.and_(pc.invert(scored), pc.or_(results["tags"].is_valid(), results["tag_probs"].is_valid())),
         "are quarantined or skipped without a known reason_code": pc.and_(refused, pc.invert(known)),
         "have a reason_code without being quarantined or skipped": pc.and_(pc.invert(refused), code.is_valid()),
     }

@@ -123,6 +123,9 @@ def _result(row: dict[str, Any], analysis: Analysis) -> dict[str, Any]:
         for name in ("status", "reason_code", "reason_detail", "items", "num_pieces_dropped", "dropped_food_share", "decode_ms", "infer_ms")
     }
     result |= {"scored_at": datetime.now(UTC), "marker_px_per_mm": analysis.px_per_mm}
+    if analysis.tags is not None:
+        result["tags"] = [found["tag"] for found in analysis.tags if found["given"]]
+        result["tag_probs"] = [{"tag": found["tag"], "prob": found["prob"]} for found in analysis.tags]
     if analysis.header is not None:
         result |= {name: getattr(analysis.header, name) for name in ("format", "width_px", "height_px", "exif_orientation")}
     if analysis.marker is not None:

@@ -1,6 +1,7 @@
 """What a new model changed: two scored runs of a study compared, photo by photo, item by item, occasion by occasion, day by day.
 
 In: the study tables of run A and of run B (`files.read_tables`, from their `tables/`). Out: a `RunDiff` of tables and a summary in lines.
+Tags are compared on photos that both runs tagged.
 A change is B less A, and relative to A. No truth is needed: a change is not an improvement. Photos withdrawn in either run are left
 out of everything but the table of photos, together with the occasions and days that they were part of.
 """
@@ -8,6 +9,7 @@ out of everything but the table of photos, together with the occasions and days 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,6 +46,8 @@ class RunDiff:
     """One row a participant with a day in both runs; largest mean absolute change of a day first."""
     photos: pa.Table
     """One row a photo whose status or reason differs, or that only one run has."""
+    tags: pa.Table
+    """One row a tag that only one run gives to a photo, of the photos that both runs tagged."""
     summary: tuple[str, ...]
     """The short of it, in lines."""
 
@@ -63,10 +67,12 @@ def diff_runs(run_a: Mapping[str, pa.Table], run_b: Mapping[str, pa.Table]) -> R
     items = _changes(match_items(a["items"], b["items"]), "energy")
     occasions = _changes(_outer(a["occasions"], b["occasions"], _OCCASION, ["consumed_kcal", "consumed_assumption", "complete"]), "consumed")
     days = _changes(_outer(a["days"], b["days"], _DAY, ["consumed_kcal", "complete"]), "consumed")
+    tagged = _tagged(run_a["image_results"], run_b["image_results"])
     frames = {"items": items, "occasions": occasions, "days": days, "label_flips": _flips(items), "participants": _participants(days), "photos": photos}
+    frames["tags"] = _tag_changes(tagged)
     run_ids, model_ids = _ids(run_a, run_b, "run_id"), _ids(run_a, run_b, "model_id")
     lineage = {"run_id_a": run_ids[0], "run_id_b": run_ids[1], "model_id_a": model_ids[0], "model_id_b": model_ids[1]}
-    summary = _summary(frames, lineage, num_withdrawn=len(gone["image_id"].unique()))
+    summary = _summary(frames, lineage, num_withdrawn=len(gone["image_id"].unique()), num_tagged=len(tagged))
     tables = {name: _table(name, frame.assign(**lineage)) for name, frame in frames.items()}
     return RunDiff(run_ids=run_ids, model_ids=model_ids, summary=summary, **tables)
 
@@ -150,7 +156,27 @@ def _photos(a: pa.Table, b: pa.Table) -> pd.DataFrame:
     return found
 
 
-def _summary(frames: Mapping[str, pd.DataFrame], lineage: Mapping[str, str], *, num_withdrawn: int) -> tuple[str, ...]:
+def _tagged(a: pa.Table, b: pa.Table) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of A and of B of each photo that both runs tagged, by image_id; before 2.0 no run did."""
+    names = ["image_id", "participant_id", "tags", "tag_probs"]
+    first, second = (
+        {row["image_id"]: row for row in table.select(names).filter(pc.is_valid(table["tags"])).to_pylist()} if "tags" in table.column_names else {}
+        for table in (a, b)
+    )
+    return [(first[image_id], second[image_id]) for image_id in sorted(first.keys() & second.keys())]
+
+
+def _tag_changes(tagged: list[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:
+    rows = []
+    for a, b in tagged:
+        probs_a, probs_b = ({pair["tag"]: pair["prob"] for pair in row["tag_probs"]} for row in (a, b))
+        for tag in sorted({*a["tags"]} ^ {*b["tags"]}):
+            side = "only_a" if tag in a["tags"] else "only_b"
+            rows.append((a["image_id"], a["participant_id"], tag, side, probs_a.get(tag), probs_b.get(tag)))
+    return pd.DataFrame(rows, columns=["image_id", "participant_id", "tag", "side", "tag_prob_a", "tag_prob_b"], dtype=object)
+
+
+def _summary(frames: Mapping[str, pd.DataFrame], lineage: Mapping[str, str], *, num_withdrawn: int, num_tagged: int) -> tuple[str, ...]:
     items, flips, photos = frames["items"], frames["label_flips"], frames["photos"]
     sides = items["side"].value_counts()
     matched, flipped = int(sides.get("both", 0)), int(flips["num_items"].sum())
@@ -161,6 +187,9 @@ def _summary(frames: Mapping[str, pd.DataFrame], lineage: Mapping[str, str], *, 
     lines.append(f"items: {matched} matched, {sides.get('only_b', 0)} appeared, {sides.get('only_a', 0)} disappeared")
     lines.append(f"labels: {flipped} of {matched} matched items changed class{f' ({flipped / matched:.1%})' if matched else ''}")
     lines += [f"  {row.class_name_a} -> {row.class_name_b}: {row.num_items}" for row in flips.head(5).itertuples()]
+    if num_tagged:
+        lost, new = ((frames["tags"]["side"] == side).sum() for side in ("only_a", "only_b"))
+        lines.append(f"tags: {new} appeared, {lost} disappeared, in {frames['tags']['image_id'].nunique()} of {num_tagged} photos that both runs tagged")
     lines += [_change_line(name, frames[name]) for name in ("items", "occasions", "days")]
     affected = frames["participants"].query("mean_change_abs_kcal > 0").head(5)
     lines += [

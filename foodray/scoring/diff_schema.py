@@ -78,6 +78,14 @@ DIFF: dict[str, tuple[Column, ...]] = {
         *_pair("reason_code", "reason", allowed=REASON_CODES),
         *_RUNS,
     ),
+    "tags": (
+        *_IMAGE,
+        *_PERSON,
+        _text("tag", "tag that only one run gives the photo"),
+        *_SIDE,
+        *_pair("tag_prob", "its probability, empty where the models do not know it,", pa.float32()),
+        *_RUNS,
+    ),
 }
 """The tables by file name."""
 DIFF_KEYS = {
@@ -87,5 +95,6 @@ DIFF_KEYS = {
     "label_flips": ("class_name_a", "class_name_b"),
     "participants": ("participant_id",),
     "photos": ("image_id",),
+    "tags": ("image_id", "tag"),
 }
 """What is unique in each table."""

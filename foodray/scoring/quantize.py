@@ -73,7 +73,7 @@ def _inputs(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows
 
 
 def _loss(eager: Network, int8: Network, rows: list[Rows]) -> dict[str, float]:
-    """How often the class agrees with eager, and how far numbers are from eager's: mean difference over eager's mean."""
+    """How often the class, or the giving of a tag, agrees with eager, and how far numbers are from eager's: mean difference over eager's mean."""
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     if isinstance(eager.task, SegmentationTask):
         pairs = zip(eager.outputs(joined, 4), int8.outputs(joined, 4), strict=True)
@@ -81,6 +81,16 @@ def _loss(eager: Network, int8: Network, rows: list[Rows]) -> dict[str, float]:
             "pixel_class_agreement": float(np.mean([(one["logits_BCHW"].argmax(1) == other["logits_BCHW"].argmax(1)).double().mean() for one, other in pairs]))
         }
     one, other = eager(joined, 32), int8(joined, 32)
+    if eager.facts.tags:
+        return _loss_of_tags(one, other)
     loss = {f"{name}_agreement": float((one[name] == other[name]).mean()) for name in one if name == "class_name"}
     numbers = [name for name in one if name.endswith(("_kcal", "_g", "_ml")) and "_lo_" not in name and "_hi_" not in name]
     return loss | {f"{name}_difference": float(np.abs(one[name] - other[name]).mean() / np.abs(one[name]).mean()) for name in numbers}
+
+
+def _loss_of_tags(eager: Mapping[str, np.ndarray], int8: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Share of tags on which both decide alike, over all photos, and the mean difference of their probabilities."""
+    places = [np.argsort(columns["tag_name"].astype(str), axis=1) for columns in (eager, int8)]  # each photo has its tags in an order of its own
+    one, other = (np.take_along_axis(columns["tag_prob"], place, axis=1) for columns, place in zip((eager, int8), places, strict=True))
+    alike = [(tag in tags) == (tag in others) for names, tags, others in zip(eager["tag_name"], eager["tags"], int8["tags"], strict=True) for tag in names]
+    return {"tags_agreement": float(np.mean(alike)), "tag_prob_difference": float(np.abs(one - other).mean())}

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from foodray.corpus.schema import CAPTURE_ROLES, DECODED_FIELDS, OCCASION_TYPES, REASONS, VIEWS, Column, arrow_schema
 
-TABLES_VERSION = "1.0"
-"""Version of the schema of these tables; columns are only added within a major version."""
+TABLES_VERSION = "2.0"
+"""Version of the schema of these tables; columns are only added within a major version. 2.0: tags are the photo's, no longer the item's."""
 
 STATUSES = {
     "ok": "scored, with at least one item",
@@ -120,7 +120,6 @@ ITEM_FIELDS = (
     _number("volume_lo_ml", "lower end of the interval; see energy_lo_kcal"),
     _number("volume_hi_ml", "upper end of the interval"),
     _number("interval_level", "nominal coverage of the intervals, 0 to 1"),
-    _words("tags", "tags given by a tagging model"),
     _words("flags", "what is unusual about the item"),
 )
 """The item as scoring writes it, nested in `items` of image_results."""
@@ -168,6 +167,18 @@ IMAGE_RESULTS = (
         name="items",
         type=pa.list_(pa.struct(list(arrow_schema(ITEM_FIELDS)))),
         meaning="items in falling order of area; an empty list says that no food was found, nothing at all that the photo was not scored",
+    ),
+    Column(
+        name="tags",
+        type=pa.list_(pa.string()),
+        meaning="tags that the models give the photo; an empty list says none of them, nothing at all that no model tags or that the photo was not scored",
+        since="2.0",
+    ),
+    Column(
+        name="tag_probs",
+        type=pa.list_(pa.struct([pa.field("tag", pa.string()), pa.field("prob", pa.float32())])),
+        meaning="every tag that the models know with its calibrated probability, in falling order",
+        since="2.0",
     ),
     _number("energy_kcal", "sum of the items' energy as far as it is known; 0 where no food was found"),
     _number("energy_lo_kcal", "lower end of the photo's interval; empty, as items' intervals do not add up to one"),

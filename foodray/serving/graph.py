@@ -121,7 +121,7 @@ class Segmenter(_Model):
 
 @serve.deployment
 class Recogniser(_Model):
-    """Reads what is in boxes: class, portion, tags, as its bundle was trained."""
+    """Reads what is in boxes, or tags whole photos, as its bundle was trained."""
 
     def __init__(self, location: str, identity: str, config: AnalyzerConfig, batch: BatchConfig, quantized: str | None) -> None:
         use_threads(config)
@@ -129,7 +129,7 @@ class Recogniser(_Model):
         _set_batch(self._read, batch)
 
     async def answer(self, identity: str, rows: Rows) -> dict[str, np.ndarray] | Trouble:
-        """The prediction columns of a photo's crops, for a caller that means this bundle."""
+        """The prediction columns of a photo's crops, or of the photo itself, for a caller that means this bundle."""
         if identity != self.identity:
             return Trouble("exchanged")
         columns: dict[str, np.ndarray] | Trouble = await self._read(rows)
@@ -184,7 +184,7 @@ class Decoder:
         if seen.is_fit:
             await asyncio.to_thread(self.steps.cut, seen)
         seen.release()
-        if seen.is_fit and seen.boxes:
+        if self.steps.needs_reading(seen):
             trouble = await self._read(seen)
             if trouble is not None:
                 return trouble
@@ -201,11 +201,12 @@ class Decoder:
 
     async def _read(self, seen: Seen) -> Trouble | None:
         started = time.perf_counter()
-        answers = await asyncio.gather(*(self._ask(facts, self.steps.rows([seen], index)) for index, facts in enumerate(self.steps.readers)))
+        given = self.steps.inputs([seen])
+        answers = await asyncio.gather(*(self._ask(self.steps.readers[place], rows) for place, rows in given.items()))
         for answer in answers:
             if isinstance(answer, Trouble):
                 return self._failed(seen, answer)
-        self.steps.fill([seen], answers, infer_ms=ms_since(started))
+        self.steps.fill([seen], dict(zip(given, answers, strict=True)), infer_ms=ms_since(started))
         return None
 
     def _failed(self, seen: Seen, trouble: Trouble) -> Trouble | None:

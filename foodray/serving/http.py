@@ -81,7 +81,7 @@ routes = APIRouter()
 @routes.post(
     "/v1/analyze",
     tags=["photos"],
-    summary="Items, portions and totals of photos",
+    summary="Items, portions, totals and tags of photos",
     openapi_extra={"requestBody": {"required": True, "content": _PHOTOS}},
     responses={**_REFUSED, 200: {"content": {"application/json": {"example": EXAMPLE_ANSWER}}}},
 )
@@ -183,18 +183,23 @@ async def models(request: Request) -> ModelsReply:
 
 
 class LabelsReply(BaseModel):
-    """The classes that an item may have."""
+    """The words that the models know."""
 
-    labels: list[str]
+    labels: list[str] = Field(description="classes that an item may have")
+    tags: list[str] = Field(description="tags that a photo may carry; empty where no model tags")
 
 
 @routes.get(
-    "/v1/labels", tags=["models"], summary="The classes that an item may have", dependencies=[Depends(allowed("analyze"))], responses=answers(*WITH_KEY)
+    "/v1/labels",
+    tags=["models"],
+    summary="The classes that an item may have, and the tags of a photo",
+    dependencies=[Depends(allowed("analyze"))],
+    responses=answers(*WITH_KEY),
 )
 async def labels(request: Request) -> LabelsReply:
-    """Sorted; background is none of them."""
-    known = (await service_of(request).graph.models()).models
-    return LabelsReply(labels=sorted({label for model in known for label in model.labels} - {"background"}))
+    """Both sorted; background is no class."""
+    known = await service_of(request).graph.models()
+    return LabelsReply(labels=known.class_names, tags=known.tags)
 
 
 class State(BaseModel):

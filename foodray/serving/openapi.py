@@ -58,6 +58,7 @@ EXAMPLE_ANSWER: dict[str, Any] = {
                     "portion": {"energy_kcal": {"value": 214.0, "lo": 158.0, "hi": 270.0, "level": 0.8}},
                 }
             ],
+            "tags": [{"tag": "carbs", "prob": 0.94, "given": True}, {"tag": "dessert", "prob": 0.08, "given": False}],
             "totals": {"energy_kcal": 214.0, "num_items": 1, "num_items_without_energy": 0},
             "decode_ms": 21.4,
             "infer_ms": 63.0,

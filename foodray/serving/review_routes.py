@@ -101,7 +101,7 @@ def _add_writing(routes: APIRouter) -> None:
         """All are kept or none. What the model said stays as it is; the answer is what holds now."""
         reviews, timeout_s = _reviews(request), service_of(request).config.http.timeout_s
         save = await read_message(request, Save, max_bytes=MAX_BODY_BYTES, timeout_s=timeout_s)
-        labels = await _labels(request)
+        labels = (await service_of(request).graph.models()).class_names
         response.headers.update(_PRIVATE)
         return await _in_thread(reviews.correct, analysis_id, save, key=key, labels=labels)
 
@@ -137,12 +137,6 @@ def _reviews(request: Request) -> Reviews:
     if reviews is None:
         raise RequestError("not_configured", "this endpoint keeps no analyses; it was started without a folder for them (reviews)")
     return reviews
-
-
-async def _labels(request: Request) -> frozenset[str]:
-    """As /v1/labels has them."""
-    known = await service_of(request).graph.models()
-    return frozenset(label for model in known.models for label in model.labels) - {"background"}
 
 
 async def _in_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
