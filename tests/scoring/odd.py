@@ -17,8 +17,11 @@ from foodray.storage.bundle import write_bundle
 from foodray.storage.store import Store
 from foodray.tasks.calibration import Calibration
 from foodray.tasks.mtl import MtlConfig, MtlTask
+from foodray.tasks.tagging import TaggingConfig, TaggingTask
+from foodray.tasks.tagging.thresholds import TagCalibration
 
 LABELS = ("apple", "bread", "rice")
+TAGS = ("carbs", "dessert", "meat", "protein")
 
 
 def make_bundle(folder: Path, *, seed: int = 0, **settings: object) -> str:
@@ -32,6 +35,17 @@ def make_bundle(folder: Path, *, seed: int = 0, **settings: object) -> str:
     card = {"task": "mtl", "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {"sample_data": True}}
     network = task.network()
     write_bundle(Store(str(folder)), card, network.state_dict())
+    return str(folder)
+
+
+def make_tagger(folder: Path, tags: tuple[str, ...] = TAGS, *, seed: int = 0, **settings: object) -> str:
+    """A tiny tagger with random weights, as a bundle; its calibration spreads what it says, so that some tags are given and some not."""
+    torch.manual_seed(seed)
+    wanted = {"backbone": "test_resnet", "weights": "random", "side_px": 32, **settings}
+    config = TaggingConfig(**wanted)  # type: ignore[arg-type]
+    task = TaggingTask(config=config, labels=tags, calibration=TagCalibration(num_photos=50, slope=20.0, one=0.5))
+    card = {"task": "tagging", "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {"sample_data": True}}
+    write_bundle(Store(str(folder)), card, task.network().state_dict())
     return str(folder)
 
 

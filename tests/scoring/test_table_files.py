@@ -20,11 +20,13 @@ from foodray.scoring.tables import study_tables
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
+TAG_PROBS = [{"tag": "@cmd", "prob": 0.75}, {"tag": "hot", "prob": 0.5}, {"tag": "=1+2", "prob": 0.25}]
+
 
 @pytest.fixture
 def tables() -> dict[str, pa.Table]:
     """The tables of three photos: scored, without food, in quarantine; one food has a name that a spreadsheet would run."""
-    first = scored("a", item(120.0, name="=1+2", tags=["@cmd", "hot"]), item(30.0, name="@cmd", x=20), phash=b"\1" * 32)
+    first = scored("a", item(120.0, name="=1+2"), item(30.0, name="@cmd", x=20), phash=b"\1" * 32, tags=["@cmd", "hot"], tag_probs=TAG_PROBS)
     return study_tables(results(first, scored("b"), refused("c")), manifest(photo("a"), photo("b"), photo("c", study_day=2)))
 
 
@@ -45,7 +47,6 @@ def test_a_csv_cell_is_never_a_formula_nested_values_are_json_and_missing_ones_e
     write_tables(store, tables)
     items = rows_of(store.read("items.csv"))
     assert [row["class_name"] for row in items] == ["'=1+2", "'@cmd"]
-    assert json.loads(items[0]["tags"]) == ["@cmd", "hot"]
     assert items[0]["mass_g"] == ""
     for name in tables:
         for row in rows_of(store.read(f"{name}.csv")):
@@ -53,6 +54,8 @@ def test_a_csv_cell_is_never_a_formula_nested_values_are_json_and_missing_ones_e
     first, second, third = rows_of(store.read("image_results.csv"))
     assert [part["class_name"] for part in json.loads(first["items"])] == ["=1+2", "@cmd"]
     assert (second["items"], third["items"]) == ("[]", "")
+    assert (json.loads(first["tags"]), json.loads(first["tag_probs"])) == (["@cmd", "hot"], TAG_PROBS)
+    assert (second["tags"], third["tag_probs"]) == ("", "")
     assert first["phash"] == "01" * 32
 
 
@@ -78,6 +81,7 @@ def test_every_number_that_has_a_unit_names_it() -> None:
         "item_index",
         "interval_level",
         "class_prob",
+        "tag_prob",
         "detection_score",
         "overlap",
         "ratio",

@@ -5,7 +5,7 @@ import { readBox, writeBox } from "./boxes.js";
 import { ItemTable } from "./items.js";
 import { listen } from "./keys.js";
 import { Overlay } from "./overlay.js";
-import { amountsOf, showHistory, showKept, showQuality, showTotals, showVersions } from "./panels.js";
+import { amountsOf, showHistory, showKept, showQuality, showTags, showTotals, showVersions } from "./panels.js";
 import { Review, clock, unkept } from "./review.js";
 import { at, on, quiet, say, tell, trying } from "./shell.js";
 import { AMOUNTS, make } from "./words.js";
@@ -94,6 +94,7 @@ async function open(id) {
   state.chosen = review().items()[0]?.id ?? null;
   overlay.open(photo.width_px, photo.height_px);
   showImage(state.images.get(id));
+  showTags(at("tags-box"), at("tags"), at("tags-note"), photo.tags);
   showQuality(at("quality"), photo);
   showVersions(at("versions"), versions);
   at("remove").hidden = review().doc.analysis_id === null;

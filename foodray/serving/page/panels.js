@@ -1,7 +1,8 @@
-// What is told about a photo beside its items: quality, versions, totals, earlier corrections, the list of kept analyses.
+// What is told about a photo beside its items: tags, quality, versions, totals, earlier corrections, the list of kept analyses.
 
 import { AMOUNTS, FIELDS, flagWords, make, number, percent, time, valueWords } from "./words.js";
 
+const MOST_TAGS = 12;
 const pairs = (list, rows) => list.replaceChildren(...rows.flatMap(([name, words]) => [make("dt", { textContent: name }), make("dd", { textContent: words })]));
 
 export function showQuality(list, photo) {
@@ -20,6 +21,21 @@ export function showQuality(list, photo) {
   }
   if (photo.reason) rows.push(["Not analysed", `${photo.reason.detail} (${photo.reason.code})`]);
   pairs(list, rows);
+}
+
+/** The tags that the photo is given, and the most probable others, as the model says them: nobody corrects them. */
+export function showTags(box, list, note, tags) {
+  box.hidden = !tags?.length;
+  if (box.hidden) return;
+  const shown = tags.filter(({ given }, place) => given || place < MOST_TAGS);
+  list.replaceChildren(
+    ...shown.map(({ tag, prob, given }) => {
+      const mark = given ? [make("span", { className: "mark", ariaHidden: "true", textContent: "✓" }), " "] : [];
+      return make("li", { className: given ? "tag given" : "tag" }, ...mark, `${tag} ${percent(prob)}`, make("span", { className: "unseen", textContent: given ? ", given" : ", not given" }));
+    }),
+  );
+  const none = tags.some(({ given }) => given) ? "✓ given to the photo" : "None is given to the photo";
+  note.textContent = shown.length < tags.length ? `${none}; ${tags.length - shown.length} less probable are not shown.` : `${none}.`;
 }
 
 export function showVersions(list, versions) {
