@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from odd import encoded, make_bundle, odd_files, picture, rewrite_images, write_archive
+from odd import encoded, make_bundle, make_tagger, odd_files, picture, rewrite_images, write_archive
 
 from foodray.analyzer import AnalyzerConfig
 from foodray.corpus.manifest import load_study
@@ -268,10 +268,14 @@ def test_an_archive_on_s3_is_scored_like_one_on_disk(scored: Scored, archive: St
 
 def test_int8_models_are_made_once_and_their_loss_is_told(bundle: str, tmp_path: Path) -> None:
     study = write_archive(str(tmp_path / "study"), num_good=16, odd=False)
-    wanted = config(study.root, str(tmp_path / "runs"), bundle)
+    wanted = config(study.root, str(tmp_path / "runs"), bundle, make_tagger(tmp_path / "tags"))
     wanted = replace(wanted, analyzer=replace(wanted.analyzer, runtime="openvino_int8"))
     first = score(wanted)
-    [loss] = first.info["int8_loss"]["bundles"]
+    loss, of_tags = first.info["int8_loss"]["bundles"]
+    assert (of_tags["num_ranges"], of_tags["num_measured"]) == (16, 16)  # of each photo one square, whatever boxes it has
+    assert 0.9 <= of_tags["tags_agreement"] <= 1
+    assert 0 < of_tags["tag_prob_difference"] < 0.1
+    assert first.tables["image_results"]["tag_probs"].null_count == 0
     assert (loss["num_ranges"], loss["own_photos"]) == (24, False)  # fewer crops than are wanted: measured on the same ones, and said
     assert 0 <= loss["class_name_agreement"] <= 1
     assert 0 < loss["energy_kcal_difference"] < 0.2

@@ -9,7 +9,7 @@ from typing import Any
 import requests
 import torch
 from endpoint_helpers import running
-from odd import make_bundle
+from odd import make_bundle, make_tagger
 from test_finding import COLOURS, DISCS, SIDE, plate, seeing
 
 from foodray.analyzer import Analyzer, AnalyzerConfig
@@ -61,16 +61,17 @@ def photo() -> bytes:
 
 
 def disc_analyzer(folder: Path, limits: PhotoLimits | None = None) -> Analyzer:
-    """Segmentation that sees discs by their colour, and a recogniser with random weights; the same settings as the endpoint's."""
+    """Segmentation that sees discs by their colour, a recogniser and a tagger with random weights; the same settings as the endpoint's."""
     torch.manual_seed(0)
     weights = (1.0, 1.0, 1.0)
     config = SegmentationConfig(side_px=SIDE)
     task = SegmentationTask(config=config, labels=("background", *COLOURS), class_weights=weights, encoder_class_weights=weights)
     card = {"task": task.name, "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {}}
     write_bundle(Store(str(folder / "masks")), card, task.network().state_dict())
-    settings = AnalyzerConfig(bundles=(str(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager", limits=limits or PhotoLimits())
-    finder, recogniser = (make_network(bundle, settings) for bundle in settings.bundles)
-    return Analyzer(settings, [seeing(finder), recogniser])
+    bundles = (str(folder / "masks"), make_bundle(folder / "mtl"), make_tagger(folder / "tags"))
+    settings = AnalyzerConfig(bundles=bundles, runtime="eager", limits=limits or PhotoLimits())
+    finder, *readers = (make_network(bundle, settings) for bundle in settings.bundles)
+    return Analyzer(settings, [seeing(finder), *readers])
 
 
 @contextmanager

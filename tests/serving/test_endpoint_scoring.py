@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from endpoint_helpers import Door, running, service
-from odd import encoded, make_bundle, odd_files, picture, write_archive
+from odd import encoded, make_bundle, make_tagger, odd_files, picture, write_archive
 
 from foodray.analyzer import AnalyzerConfig
 from foodray.cli import main
@@ -43,9 +43,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def shared(bundle: str) -> Door:
+def both(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> AnalyzerConfig:
+    """That model and a tagger."""
+    return AnalyzerConfig(bundles=(bundle, make_tagger(tmp_path_factory.mktemp("bundle") / "tags")), runtime="eager")
+
+
+@pytest.fixture(scope="module")
+def shared(both: AnalyzerConfig) -> Door:
     """The endpoint of this file."""
-    return Door(service(AnalyzerConfig(bundles=(bundle,), runtime="eager")))
+    return Door(service(both))
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +119,16 @@ def plain(table: pa.Table) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_tables_are_those_of_archive_scoring_odd_files_included(analyzed: Scored, archive: Store, bundle: str, tmp_path: Path) -> None:
-    settings = ScoreConfig(
-        study=archive.root, results=str(tmp_path), analyzer=AnalyzerConfig(bundles=(bundle,), runtime="eager"), max_workers=1, max_quarantined=1.0
-    )
+def test_the_tables_are_those_of_archive_scoring_odd_files_included(analyzed: Scored, archive: Store, both: AnalyzerConfig, tmp_path: Path) -> None:
+    settings = ScoreConfig(study=archive.root, results=str(tmp_path), analyzer=both, max_workers=1, max_quarantined=1.0)
     batch = score(settings)
     assert batch.tables.keys() == analyzed.tables.keys()
     for name, table in batch.tables.items():
         assert table.schema.equals(analyzed.tables[name].schema), name
         assert differences(plain(table), plain(analyzed.tables[name]), name) == []
     assert analyzed.info["accounting"] == batch.info["accounting"]
+    tagged = batch.tables["image_results"]
+    assert len(tagged) - tagged["tag_probs"].null_count == batch.info["accounting"]["ok"]
     models = [{name: value for name, value in model.items() if name != "bundle"} for model in batch.info["models"]]
     assert analyzed.info["models"] == models
 

@@ -17,7 +17,7 @@ import pytest
 import ray
 import requests
 import torch
-from odd import encoded, make_bundle, odd_files, picture
+from odd import TAGS, encoded, make_bundle, make_tagger, odd_files, picture
 from PIL import Image
 from ray import serve
 from ray_head import free_ports
@@ -74,12 +74,13 @@ class Endpoint:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Endpoint]:
-    """Segmentation and recognition as deployments, two ingress replicas and two recognisers."""
+    """Segmentation, recognition and tagging as deployments, two ingress replicas."""
     folder = tmp_path_factory.mktemp("endpoint")
     keys = str(folder / "keys")
     token = add_key(keys, "test", ["analyze"])
     slow = add_key(keys, "slow", ["analyze"], requests_per_minute=1.0)
-    analyzer = AnalyzerConfig(bundles=(segmentation_bundle(folder / "masks"), make_bundle(folder / "mtl")), runtime="eager")
+    bundles = (segmentation_bundle(folder / "masks"), make_bundle(folder / "mtl"), make_tagger(folder / "tags"))
+    analyzer = AnalyzerConfig(bundles=bundles, runtime="eager")
     twice = replace(SMALL, min_replicas=2, max_replicas=2, max_ongoing=64)
     graph = GraphConfig(ingress=twice, decoder=SMALL, segmenter=SMALL, recogniser=SMALL, batch=BatchConfig(max_photos=4, wait_s=0.02))
     [port] = free_ports(1)
@@ -101,9 +102,9 @@ def close(one: Any, other: Any) -> bool:
 
 
 def test_answers_over_http_are_those_of_the_analyzer(endpoint: Endpoint) -> None:
-    """With boxes and without, many clients at a time, so that calls of the networks are shared."""
-    photos = [encoded(picture(seed, width=200 + seed, height=150)) for seed in range(12)]
-    boxes = [BOXES if seed % 2 else () for seed in range(12)]
+    """With boxes and without, and one without food, many clients at a time, so that calls of the networks are shared."""
+    photos = [encoded(picture(seed, width=200 + seed, height=150)) for seed in range(11)] + [encoded(Image.new("RGB", (200, 150), (128, 128, 128)))]
+    boxes = [() if seed % 2 else BOXES for seed in range(12)]
     analyzer = Analyzer.load(endpoint.config.analyzer)
     inputs = [
         PhotoInput(data=data, boxes=tuple(GivenBox(box=box, item_id=f"b{k}") for k, box in enumerate(some))) for data, some in zip(photos, boxes, strict=True)
@@ -120,6 +121,8 @@ def test_answers_over_http_are_those_of_the_analyzer(endpoint: Endpoint) -> None
         expected = PhotoReply.of(analysis, image_id=f"photo-{index}", image_sha256=sha256_hex(photos[index]), num_bytes=len(photos[index]))
         assert close(found.model_dump(mode="json"), expected.model_dump(mode="json"))
         sources.update(item.box_source for item in found.items or ())
+        assert {tag.tag for tag in found.tags or ()} == {*TAGS}
+    assert found.status == "ok_no_food"
     assert sources["manifest"] == 12
     assert sources["segmentation"] > 0
 
@@ -165,7 +168,7 @@ def test_no_replica_runs_a_call_without_the_token_of_the_cluster(endpoint: Endpo
                 refused[f"{process.pid} {_called(connection.laddr.port)}"] += 1
     assert {code.split()[1] for code in refused} <= {"UNAUTHENTICATED", "UNIMPLEMENTED"}, refused  # a worker of Ray has a port of its own
     assert {code for code in refused if "UNAUTHENTICATED" in code} == {f"{process.pid} UNAUTHENTICATED" for process in processes}
-    assert len(processes) >= 6, "two of the ingress, the gate, the decoder and two networks"
+    assert len(processes) >= 7, "two of the ingress, the gate, the decoder and three networks"
 
 
 def _is_replica(process: psutil.Process) -> bool:
@@ -257,7 +260,8 @@ def test_a_bundle_is_exchanged_under_load_without_a_failed_request(endpoint: End
     narrow = replace(SMALL, max_ongoing=2, max_queued=2)
     with Load(endpoint, num=2) as load:
         _until(lambda: load.statuses[200] > 2)
-        bundles = (endpoint.config.analyzer.bundles[0], new)
+        masks, _, tags = endpoint.config.analyzer.bundles
+        bundles = (masks, new, tags)
         endpoint.restart(analyzer=replace(endpoint.config.analyzer, bundles=bundles), graph=replace(endpoint.config.graph, decoder=narrow))
         before = load.statuses[200]
         _until(lambda: load.statuses[200] > before + 4)

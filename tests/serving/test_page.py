@@ -13,6 +13,7 @@ import pytest
 from review_endpoint import Endpoint, photo, serving
 from review_helpers import VERSIONS, answer, item, key, on, save
 
+from foodray.analyzer.messages import Tag
 from foodray.corpus.masks import rle_text
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; install the extra dev")
@@ -149,6 +150,32 @@ def test_an_uploaded_photo_is_shown_with_its_items_their_probabilities_portions_
     assert page.locator("#image").evaluate("image => image.complete && image.naturalWidth") == 960
     colours = "canvas => new Set(new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer)).size"
     assert page.locator("#masks").evaluate(colours) == 4  # three masks, and nothing between them
+
+
+def test_the_tags_of_a_photo_are_shown_with_their_probability_and_those_given_are_marked(open_page: Open, endpoint: Endpoint, meal: str) -> None:
+    page = open_page()
+    tags = stored(endpoint, upload(page, meal))["photo"]["tags"]
+    chips = page.locator("#tags li")
+    words = [f"{'✓ ' if tag['given'] else ''}{tag['tag']} {round(100 * tag['prob'])} %, {'' if tag['given'] else 'not '}given" for tag in tags]
+    assert chips.all_text_contents() == words
+    assert {tag["given"] for tag in tags} == {True, False}
+    expect(page.get_by_role("list", name="Tags of the photo").get_by_role("listitem")).to_have_count(4)
+    expect(page.locator("#tags-note")).to_have_text("✓ given to the photo.")
+    assert page.locator("#labels option").evaluate_all("options => options.map(option => option.value)") == ["apple", "beet", "bread", "pea", "rice"]
+    picture(page, "tags")
+    evil = "<img src=x onerror=alert(1)>"
+    many = [Tag(tag=evil if place == 19 else f"tag {place}", prob=0.4 - place / 100, given=place == 19) for place in range(20)]
+    keep(endpoint, answer(image_id="many").model_copy(update={"tags": many}))
+    keep(endpoint, answer(image_id="untagged"))
+    page.get_by_role("button", name="Reload").click()
+    choose(page, "many")
+    expect(chips).to_have_count(13)
+    expect(chips.last).to_contain_text(f"✓ {evil} 21 %")
+    expect(page.locator("#tags-note")).to_have_text("✓ given to the photo; 7 less probable are not shown.")
+    assert page.locator("img").count() == 1
+    picture(page, "many-tags")
+    choose(page, "untagged")
+    expect(page.locator("#tags-box")).to_be_hidden()
 
 
 def test_a_photo_may_be_dropped_on_the_page(open_page: Open, meal: str) -> None:

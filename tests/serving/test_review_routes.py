@@ -59,6 +59,18 @@ def test_a_photo_is_analysed_kept_corrected_listed_and_exported(endpoint: Endpoi
     assert f"{analysis_id}.jpg" in [image["file_name"] for image in coco["images"]]
 
 
+def test_a_tag_is_no_class_that_an_item_may_be_corrected_to(endpoint: Endpoint) -> None:
+    analysis_id = endpoint.keep()
+    found = endpoint.call("GET", f"/v1/analyses/{analysis_id}").json()
+    words = endpoint.call("GET", "/v1/labels").json()
+    assert words["tags"] == sorted(tag["tag"] for tag in found["photo"]["tags"])
+    assert not set(words["tags"]) & set(words["labels"])
+    assert problem(save(endpoint, analysis_id, {"item_id": found["items"][0]["item_id"], "field": "class_name", "new": words["tags"][0]})) == (
+        422,
+        "invalid_option",
+    )
+
+
 def test_every_route_asks_for_a_key_with_the_scope_review(endpoint: Endpoint) -> None:
     schema = endpoint.call("GET", "/openapi.json").json()
     paths = [path for path in schema["paths"] if path.startswith(("/v1/analyses", "/v1/corrections", "/v1/items_reviewed"))]
