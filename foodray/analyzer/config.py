@@ -39,7 +39,8 @@ class AnalyzerConfig:
     """Which models read the photos, and how they are run."""
 
     bundles: tuple[str, ...]
-    """Locations of the model bundles, local or s3://; each brings its own columns, one of the segmentation family the boxes and masks."""
+    """Locations of the model bundles, local or s3://; each brings its own columns, one of the segmentation family the boxes and masks, those of the
+    tagging family the tags of the whole photo."""
     classes_from: int | None = None
     """Which bundle, from 1, names the classes where several do: a distilled student's classes in place of the multi-task model's."""
     runtime: RuntimeName = "openvino"

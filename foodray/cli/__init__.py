@@ -222,7 +222,7 @@ WITH_FAMILY = {"train": train, "tune": tune}
 """Commands whose settings are a family's, which is their first word."""
 WITH_SETTINGS = {"table1": table1, "compare": compare, "score": score, "analyze": analyze, "serve": serve, "keys": keys}
 """Commands that parse their own settings."""
-_SCORE_HELP = """Score every photo of a study's manifest and write the study tables.
+_SCORE_HELP = """Score every photo of a study's manifest and write the study tables: items, portions, and with a tagger the tags of each photo.
 
 Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again scores only what is missing; other bundles,
 settings or code make a new run beside the old one. Exit code 3: more photos are in quarantine than max_quarantined.
@@ -230,7 +230,7 @@ settings or code make a new run beside the old one. Exit code 3: more photos are
 
 
 def diff(run_a: RunAArg, run_b: RunBArg, out: str | None = None) -> None:
-    """Show what another model changed: items, occasions, days, labels, participants.
+    """Show what another model changed: items, occasions, days, labels, tags, participants.
 
     Args:
         run_a: Folder of a scored run.

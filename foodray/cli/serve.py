@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-_HELP = """Serve photos over HTTP: items, portions and totals, jobs, and a page for review at /.
+_HELP = """Serve photos over HTTP: items, portions, totals and tags, jobs, and a page for review at /.
 
 Joins the cluster of RAY_ADDRESS, where the endpoint goes on when this command ends, or starts a private one that ends with it. On a cluster
 `serve deploy infra/serve.yaml` does the same from a file. Keys: foodray keys add FOLDER --name NAME --scopes analyze review."""

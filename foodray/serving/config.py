@@ -61,7 +61,7 @@ class GraphConfig:
     segmenter: ReplicaConfig = field(default_factory=lambda: ReplicaConfig(max_ongoing=32, target_ongoing=8.0))
     """The network that finds foods, where a bundle of the segmentation family is given."""
     recogniser: ReplicaConfig = field(default_factory=lambda: ReplicaConfig(max_ongoing=32, target_ongoing=8.0))
-    """The networks that read what is in a box: one deployment a bundle, all with these settings."""
+    """The networks that read what is in a box, or tag the photo: one deployment a bundle, all with these settings."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Of the segmenter and the recognisers."""
 

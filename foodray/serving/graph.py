@@ -3,7 +3,7 @@
     Ingress     HTTP: keys, limits, messages (`foodray.serving.http`)
     Decoder     a photo's bytes to its squares, and the answers to an `Analysis`: the analyzer's own steps
     Segmenter   squares to found items, several photos in one call
-    Recogniser  crops to prediction columns, several photos in one call
+    Recogniser  crops, or for a tagger whole photos, to prediction columns, several photos in one call
     Gate        counts each key's requests, once for all ingress replicas
 
 A photo's bytes travel once, from Ingress to Decoder; from there only the squares that a network wants, as arrays. A network answers

@@ -491,7 +491,7 @@ def test_an_endpoint_that_keeps_nothing_shows_items_and_says_that_nothing_can_be
 def test_a_phone_never_scrolls_sideways(open_page: Open, endpoint: Endpoint) -> None:
     long = "x" * 90
     reply = answer(item(0, long, 123456.0, image_id="phone"), item(1, "rice", 50.0, image_id="phone"), image_id="phone")
-    keep(endpoint, reply)
+    keep(endpoint, reply.model_copy(update={"tags": [Tag(tag=long, prob=0.9, given=True), Tag(tag="carbs", prob=0.2, given=False)]}))
     page = open_page(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, color_scheme="dark")
     sizes = "[document.documentElement.scrollWidth, Math.max(...[...document.querySelectorAll('main *')].map(part => part.getBoundingClientRect().right))]"
     choose(page, "phone")
