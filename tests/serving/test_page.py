@@ -166,6 +166,7 @@ def test_the_tags_of_a_photo_are_shown_with_their_probability_and_those_given_ar
     evil = "<img src=x onerror=alert(1)>"
     many = [Tag(tag=evil if place == 19 else f"tag {place}", prob=0.4 - place / 100, given=place == 19) for place in range(20)]
     keep(endpoint, answer(image_id="many").model_copy(update={"tags": many}))
+    keep(endpoint, answer(image_id="unsure").model_copy(update={"tags": many[:12]}))
     keep(endpoint, answer(image_id="untagged"))
     page.get_by_role("button", name="Reload").click()
     choose(page, "many")
@@ -174,6 +175,8 @@ def test_the_tags_of_a_photo_are_shown_with_their_probability_and_those_given_ar
     expect(page.locator("#tags-note")).to_have_text("✓ given to the photo; 7 less probable are not shown.")
     assert page.locator("img").count() == 1
     picture(page, "many-tags")
+    choose(page, "unsure")
+    expect(page.locator("#tags-note")).to_have_text("None is given to the photo.")
     choose(page, "untagged")
     expect(page.locator("#tags-box")).to_be_hidden()
 

@@ -34,8 +34,8 @@ export function showTags(box, list, note, tags) {
       return make("li", { className: given ? "tag given" : "tag" }, ...mark, `${tag} ${percent(prob)}`, make("span", { className: "unseen", textContent: given ? ", given" : ", not given" }));
     }),
   );
-  const none = tags.some(({ given }) => given) ? "✓ given to the photo" : "None is given to the photo";
-  note.textContent = shown.length < tags.length ? `${none}; ${tags.length - shown.length} less probable are not shown.` : `${none}.`;
+  const told = tags.some(({ given }) => given) ? "✓ given to the photo" : "None is given to the photo";
+  note.textContent = shown.length < tags.length ? `${told}; ${tags.length - shown.length} less probable are not shown.` : `${told}.`;
 }
 
 export function showVersions(list, versions) {
