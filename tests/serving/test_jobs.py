@@ -19,7 +19,8 @@ from ray_head import ray_head
 
 from foodray.scoring.files import read_tables
 from foodray.serving.access import add_key
-from foodray.serving.jobs import TABLES, _last_error
+from foodray.serving.jobs import TABLES
+from foodray.serving.ray_jobs import last_error
 from foodray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -201,4 +202,4 @@ class TestOnACluster:
     ],
 )
 def test_the_words_of_a_failed_job_hold_no_places(log: str, message: str) -> None:
-    assert _last_error(log, hidden=("/my study",)) == message
+    assert last_error(log, hidden=("/my study",)) == message
