@@ -1,5 +1,7 @@
 """`foodray train-uploads`: the Ray job behind POST /v1/taggers/{id}/train."""
 
+from typing import Any
+
 import tyro
 
 from foodray.cli.printing import print_progress, print_run
@@ -20,6 +22,6 @@ def train_uploads(arguments: list[str]) -> None:
     from foodray.training.uploaded import UploadedConfig, train_uploaded
 
     start, others = split_config(UploadedConfig, arguments)
-    default = {} if start is None else {"default": start}
+    default: dict[str, Any] = {} if start is None else {"default": start}
     config = tyro.cli(UploadedConfig, args=others, prog="foodray train-uploads", description=_HELP, **default)
     print_run(train_uploaded(config, progress=print_progress))

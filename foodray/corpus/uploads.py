@@ -65,8 +65,9 @@ class UploadFolder:
         record = f"records/{photo}/{version}-{bits:x}.json"
         said = {"categories": self._named(bits), "uploaded_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         assert self.store.create(record, json.dumps(said).encode()), "32 random bits met twice in a microsecond"
-        for older in [name for name in self.store.list(f"records/{photo}") if name < record]:
-            self.store.delete(older)
+        for name in self.store.list(f"records/{photo}"):
+            if _RECORD.fullmatch(name) and name < record:  # not what another upload is writing at this moment
+                self.store.delete(name)
         return photo
 
     def read(self) -> Uploaded:

@@ -5,7 +5,6 @@ never changes, so a replica cannot answer with a model that was replaced.
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,11 +14,10 @@ from ray.serve.handle import DeploymentHandle
 from foodray.analyzer import AnalyzerConfig
 from foodray.analyzer.analyzer import use_threads
 from foodray.errors import FoodrayError, PhotoError
-from foodray.serving.graph_calls import Trouble, ask, by_value
+from foodray.serving.graph_calls import ask, by_value
 from foodray.serving.problems import RequestError
-from foodray.serving.tagging import Tagged, Tagger
+from foodray.serving.tagging import Tagged, Tagger, broken
 
-log = logging.getLogger(__name__)
 WAITING = "too many photos wait for taggers"
 
 
@@ -34,14 +32,13 @@ class TaggerHost:
         """A tagger, from its bundle."""
         return await asyncio.to_thread(Tagger, bundle, self.config)
 
-    async def tag(self, photos: Sequence[bytes]) -> list[Tagged | PhotoError] | Trouble:
-        """The tags of photos by the tagger that the call names."""
+    async def tag(self, photos: Sequence[bytes]) -> list[Tagged | PhotoError] | RequestError:
+        """The tags of photos by the tagger that the call names; a refusal is an answer too, for what a call raises reaches the caller wrapped by Ray."""
         try:
             tagger = await self.load(serve.get_multiplexed_model_id())
             return await asyncio.to_thread(tagger, photos)
         except FoodrayError as error:
-            log.error("a tagger cannot answer: %s", error)
-            return Trouble("failed", str(error))
+            return broken(error)
 
 
 def tagger_deployment(config: AnalyzerConfig, max_loaded: int, **options: Any) -> Any:
@@ -64,7 +61,7 @@ class RemoteTagging:
         """One call; the first one of a bundle waits until it is loaded."""
         call = self.host.options(multiplexed_model_id=bundle)
         answer = await ask(lambda: call.tag.remote(photos), waiting=WAITING, silent="the taggers do not answer")
-        if isinstance(answer, Trouble):
-            raise RequestError("model_error", "the tagger's bundle cannot be used; train it again")
+        if isinstance(answer, RequestError):
+            raise answer
         found: list[Tagged | PhotoError] = answer
         return found

@@ -5,6 +5,7 @@ bundles into this process; on Ray Serve they are loaded into replicas (`foodray.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,10 @@ import numpy as np
 from foodray.analyzer import AnalyzerConfig
 from foodray.analyzer.networks import Network, make_network
 from foodray.corpus.samples import cut
-from foodray.errors import PhotoError
+from foodray.errors import FoodrayError, PhotoError
+from foodray.serving.problems import RequestError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,4 +84,13 @@ class LocalTagging:
     async def tag(self, bundle: str, photos: Sequence[bytes]) -> list[Tagged | PhotoError]:
         """One request at a time."""
         async with self.turn:
-            return await asyncio.to_thread(lambda: self._loaded(bundle)(photos))
+            try:
+                return await asyncio.to_thread(lambda: self._loaded(bundle)(photos))
+            except FoodrayError as error:
+                raise broken(error) from error
+
+
+def broken(error: FoodrayError) -> RequestError:
+    """The answer for a bundle that cannot be used; the log says why."""
+    log.error("a tagger cannot answer: %s", error)
+    return RequestError("model_error", "the tagger's bundle cannot be used; train it again")
