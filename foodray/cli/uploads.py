@@ -19,9 +19,12 @@ def train_uploads_help() -> None:
 def train_uploads(arguments: list[str]) -> None:
     """Train a tagger on uploads."""
     from foodray.cli.settings import split_config
+    from foodray.report.figures import draw_run
     from foodray.training.uploaded import UploadedConfig, train_uploaded
 
     start, others = split_config(UploadedConfig, arguments)
     default: dict[str, Any] = {} if start is None else {"default": start}
     config = tyro.cli(UploadedConfig, args=others, prog="foodray train-uploads", description=_HELP, **default)
-    print_run(train_uploaded(config, progress=print_progress))
+    done = train_uploaded(config, progress=print_progress)
+    draw_run(done.store)
+    print_run(done)

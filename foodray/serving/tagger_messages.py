@@ -36,14 +36,18 @@ REASONS = {
 """Why a photo is not taken, besides the reason codes of the quarantine table."""
 
 
-def _plain(text: str) -> str:
-    cleaned = unicodedata.normalize("NFC", text).strip()
-    if not cleaned.isprintable() or not 1 <= len(cleaned) <= 64 or ";" in cleaned:
-        raise ValueError("a category has 1 to 64 printable characters and no semicolon")
-    return cleaned
+def plain(text: str) -> str:
+    """A category as it is compared and kept: in NFC, without blanks around it."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
-Category = Annotated[str, StringConstraints(max_length=200), AfterValidator(_plain)]
+def _not_blank(text: str) -> str:
+    if not text:
+        raise ValueError("a category has a letter or more")
+    return text
+
+
+Category = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f;]+$"), AfterValidator(plain), AfterValidator(_not_blank)]
 Name = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 

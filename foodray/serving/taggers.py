@@ -6,7 +6,6 @@ reads the run folder.
 
 import json
 import sys
-import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from foodray.serving.tagger_messages import (
     TrainRequest,
     UploadReply,
     WhyRefused,
+    plain,
 )
 from foodray.serving.tagger_uploads import Sent
 from foodray.storage.store import Store
@@ -107,7 +107,7 @@ class Taggers:
     def _keep(self, uploads: UploadFolder, known: set[str], photo: Sent) -> PhotoOutcome:
         if photo.refused is not None:
             return PhotoOutcome(filename=photo.name, status="refused", reason=photo.refused)
-        categories = [unicodedata.normalize("NFC", category).strip() for category in photo.categories]
+        categories = [plain(category) for category in photo.categories]
         if unknown := [category for category in categories if category not in uploads.names]:
             return _refused(photo, "unknown_category", f"{unknown[0][:64]!r} is none of the tagger's categories; {nearest(unknown[0][:64], uploads.names)}")
         try:
