@@ -64,8 +64,8 @@ class RayJobs:
             log = ""
         if told := last_error(log, hidden=hidden):
             return told
-        if (code := details.driver_exit_code) is not None and code < 0:
-            return f"its process was ended from outside (signal {-code}) before it was done; memory that runs out does that too"
+        if (number := _signal(details.driver_exit_code)) is not None:
+            return f"its process was ended from outside (signal {number}) before it was done; memory that runs out does that too"
         return "it ended without saying why; the cluster's log of the job has the details"
 
     def _ask(self, call: Callable[[JobSubmissionClient], T], *, none: bool = False) -> T | None:
@@ -131,6 +131,13 @@ def last_error(log: str, *, hidden: Sequence[str] = ()) -> str:
     for place in hidden:
         text = text.replace(place, "…")
     return re.sub("…+", "…", _PLACE.sub("…", text))[:2000]
+
+
+def _signal(exit_code: int | None) -> int | None:
+    """The signal that ended a process, or the shell's program (128 and the number); None where it ended by itself."""
+    if exit_code is None or 0 <= exit_code <= 128:
+        return None
+    return -exit_code if exit_code < 0 else exit_code - 128
 
 
 def _no_dashboard() -> RequestError:

@@ -101,6 +101,9 @@ class Taggers:
         uploads = self.book.uploads(tagger)
         known = set(uploads.read().categories)
         outcomes = [self._keep(uploads, known, photo) for photo in photos]
+        if self.book.taggers.get(tagger.key_id, tagger_id) is None:  # deleted since we looked: nothing may stay
+            self.book.delete(tagger)
+            raise RequestError("not_found", self.book.taggers.missing)
         num_accepted = sum(outcome.status == "accepted" for outcome in outcomes)
         return UploadReply(num_accepted=num_accepted, num_refused=len(outcomes) - num_accepted, photos=outcomes)
 

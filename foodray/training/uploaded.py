@@ -1,7 +1,7 @@
 """A tagger from photos that clients uploaded: uploads in, one folder of training out.
 
     folder/study/     the labelled photos as a study package, as they were when the training began
-    folder/corpus/    the study indexed
+    folder/corpus/    the study indexed; taken away when the run is finished, for the photos lie among the uploads
     folder/run/       the run (`foodray.training.run`), with the bundle
 
 Each step that is finished is not done again, so the same command continues a training that was cut short, on the same photos.
@@ -22,6 +22,8 @@ from foodray.training.config import LoopConfig, RunConfig, WorkerConfig
 from foodray.training.run import Progress, Run, train
 
 log = logging.getLogger(__name__)
+RUN = "run"
+"""Folder of the run in that of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class UploadedConfig:
 def train_uploaded(config: UploadedConfig, progress: Progress | None = None) -> Run:
     """Train a tagger on uploads, photos near-duplicates of each other on one side; raises a `FoodrayError`."""
     folder = Store(config.folder)
+    if folder.exists(f"{RUN}/run.json"):
+        return Run.open(folder.uri(RUN))
     _write_study(config, folder.sub("study"))
     connect()
     _index(folder)
@@ -53,12 +57,14 @@ def train_uploaded(config: UploadedConfig, progress: Progress | None = None) -> 
         task=config.task,
         corpus=folder.sub("corpus").root,
         results=folder.root,
-        name="run",
+        name=RUN,
         split=SplitConfig(method="by_photo"),
         loop=config.loop,
         workers=config.workers,
     )
-    return train(wanted, TaggingTask, progress=progress)
+    run = train(wanted, TaggingTask, progress=progress)
+    _clear(folder.sub("corpus"))
+    return run
 
 
 def _write_study(config: UploadedConfig, study: Store) -> None:
@@ -78,6 +84,6 @@ def _index(folder: Store) -> Corpus:
 
 
 def _clear(store: Store) -> None:
-    """Take away what an earlier attempt of this training left half done."""
+    """Take away what this training made: an earlier attempt's that is half done, or what is not needed any more."""
     for name in store.list():
         store.delete(name)
