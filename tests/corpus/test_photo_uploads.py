@@ -14,10 +14,11 @@ from foodray.storage.store import Store
 NAMES = ("dessert", "carbs", "protein", "healthy", "soup")
 
 
-@pytest.fixture
-def uploads(tmp_path: Path) -> UploadFolder:
+@pytest.fixture(params=["local", "s3"])
+def uploads(request: pytest.FixtureRequest, tmp_path: Path) -> UploadFolder:
     """An empty folder."""
-    return UploadFolder(store=Store(str(tmp_path / "uploads")), names=NAMES)
+    place = str(tmp_path / "uploads") if request.param == "local" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+    return UploadFolder(store=Store(place), names=NAMES)
 
 
 def test_the_newest_record_of_a_photo_holds_and_older_ones_go(uploads: UploadFolder) -> None:
