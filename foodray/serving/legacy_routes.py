@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foodray.errors import PhotoError
 from foodray.serving.access import Key
@@ -235,11 +235,18 @@ def _entries(fields: dict[str, list[str]], most: int) -> list[PhotoEntry]:
     if categories := fields.get("categories"):
         if len(urls) != 1 or entries:
             raise RequestError("invalid_option", "categories: they are of a single location; for several say them in data")
-        return [PhotoEntry(filename=urls[0][:2048], categories=[category[:200] for category in categories])]
+        return [_entry(urls[0], categories)]
     known = {entry.filename: entry for entry in entries}
     if said and (strangers := set(urls) ^ known.keys() if urls else set()):
         raise RequestError("invalid_option", f"data and urls differ in {len(strangers)} locations")
-    return [known.get(url) or PhotoEntry(filename=url[:2048]) for url in urls] or entries
+    return [known.get(url) or _entry(url, []) for url in urls] or entries
+
+
+def _entry(url: str, categories: list[str]) -> PhotoEntry:
+    try:
+        return PhotoEntry(filename=url, categories=categories)
+    except ValidationError as error:
+        raise RequestError("invalid_option", "a location may have 2048 letters, a category 200, and a photo 400 categories") from error
 
 
 async def _named(request: Request, entries: Sequence[PhotoEntry]) -> list[Sent]:

@@ -87,16 +87,15 @@ def matched(form: Form, entries: Sequence[PhotoEntry] | None) -> list[Sent]:
 def name_of(raw: bytes) -> str:
     """The name of a file as text; empty where it is none that could be matched or shown."""
     try:
-        # What clients make of the three characters that a header cannot hold (HTML, multipart/form-data).
-        name = raw.decode().replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
+        name = _normal(raw.decode())
     except UnicodeDecodeError:
         return ""
-    name = _normal(name)
     return "" if len(name) > LONGEST_NAME or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name) else name
 
 
 def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    """A name as it is compared. Clients write the three characters that a header cannot hold as percent signs (HTML, multipart/form-data)."""
+    return unicodedata.normalize("NFC", name).replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
 
 def _sent(name: str, data: bytes | PhotoError) -> Sent:

@@ -118,6 +118,8 @@ def test_locations_below_the_photo_roots_are_read_and_nothing_else(client: Legac
         ({"data": {"urls": ["/a"], "data": '[{"filename": "/b"}]'}}, (422, "invalid_option")),
         ({"data": {"urls": [f"/{number}" for number in range(21)]}}, (422, "too_many_photos")),
         ({"data": {"urls": [f"/{number}" for number in range(200)]}}, (400, "malformed_request")),
+        ({"data": {"urls": "/" + "x" * 2048}}, (422, "invalid_option")),
+        ({"data": {"urls": "/a", "categories": "x" * 201}}, (422, "invalid_option")),
         ({"data": {"urls": "x" * 400_000}}, (413, "body_too_large")),
         ({"data": b"urls=%ff", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, (400, "malformed_request")),
     ],

@@ -1,6 +1,7 @@
 """Claims about taggers over HTTP without a cluster: what is taken and refused of uploads, who sees what, states, predictions."""
 
 import json
+import pickle
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,10 @@ from PIL import Image
 from tagger_helpers import CATEGORIES, TaggerEndpoint, photo, tagger_endpoint
 
 from foodray.analyzer import AnalyzerConfig
+from foodray.corpus.uploads import UploadFolder
 from foodray.serving.access import add_key
 from foodray.serving.http import create_app
+from foodray.serving.problems import RequestError
 from foodray.serving.tagging import Tagged, Tagger
 
 NOTHING = "/tagger-" + "0" * 20
@@ -109,6 +112,7 @@ def test_awkward_names_of_files_find_their_entries(endpoint: TaggerEndpoint) -> 
         unicodedata.normalize("NFD", "crème brûlée.jpg"),
         'a "b".jpg',
         "50%25.jpg",
+        "50%22.jpg",
         "Bild\u202f1.jpg",
         "a;b=c.jpg",
         "../../up.jpg",
@@ -336,6 +340,24 @@ def test_a_bundle_that_was_damaged_is_a_fault_of_the_model(endpoint: TaggerEndpo
     answer = endpoint.call("POST", f"{path}/predict", files=[("files", ("a.jpg", photo(1)))])
     assert problem(answer) == (500, "model_error")
     assert str(endpoint.folder) not in answer.text
+
+
+def test_a_refusal_travels_from_process_to_process() -> None:
+    error = RequestError("model_error", "why", retry_after_s=3, headers={"Connection": "close"}, reason="truncated")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.code, again.detail, again.headers, again.extra, str(again)) == (error.code, error.detail, error.headers, error.extra, str(error))
+
+
+def test_an_upload_to_a_tagger_that_is_deleted_meanwhile_leaves_nothing(endpoint: TaggerEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, keep = endpoint.make(), UploadFolder.keep
+
+    def deleted_meanwhile(uploads: UploadFolder, jpeg: bytes, categories: list[str]) -> str:
+        assert endpoint.call("DELETE", path).status_code == 204
+        return keep(uploads, jpeg, categories)
+
+    monkeypatch.setattr(UploadFolder, "keep", deleted_meanwhile)
+    assert problem(endpoint.call("POST", f"{path}/photos", files=[("files", ("a.jpg", photo(1)))])) == (404, "not_found")
+    assert not [name for name in endpoint.taggers.book.place.list() if path.strip("/") in name]
 
 
 def test_a_deleted_tagger_leaves_nothing(endpoint: TaggerEndpoint) -> None:
