@@ -21,6 +21,7 @@ from foodray.cli.printing import print_plan, print_run, print_scored, print_scor
 from foodray.cli.search import compare, compare_help, table1, table1_help, tune, tune_help
 from foodray.cli.serve import serve, serve_help
 from foodray.cli.train import FAMILIES, train, train_help
+from foodray.cli.uploads import train_uploads, train_uploads_help
 from foodray.config import nearest
 from foodray.errors import ConfigError, FoodrayError, QuarantineError
 
@@ -66,6 +67,7 @@ def _dispatch(arguments: list[str]) -> None:
         "import": import_,
         "index": index,
         "train": train_help,
+        "train-uploads": train_uploads_help,
         "tune": tune_help,
         "table1": table1_help,
         "compare": compare_help,
@@ -220,7 +222,15 @@ def score(arguments: list[str]) -> None:
 
 WITH_FAMILY = {"train": train, "tune": tune}
 """Commands whose settings are a family's, which is their first word."""
-WITH_SETTINGS = {"table1": table1, "compare": compare, "score": score, "analyze": analyze, "serve": serve, "keys": keys}
+WITH_SETTINGS = {
+    "table1": table1,
+    "compare": compare,
+    "score": score,
+    "analyze": analyze,
+    "serve": serve,
+    "keys": keys,
+    "train-uploads": train_uploads,
+}
 """Commands that parse their own settings."""
 _SCORE_HELP = """Score every photo of a study's manifest and write the study tables: items, portions, and with a tagger the tags of each photo.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-_HELP = """Serve photos over HTTP: items, portions, totals and tags, jobs, and a page for review at /.
+_HELP = """Serve photos over HTTP: items, portions, totals and tags, jobs, taggers that clients train, and a page for review at /.
 
 Joins the cluster of RAY_ADDRESS, where the endpoint goes on when this command ends, or starts a private one that ends with it. On a cluster
 `serve deploy infra/serve.yaml` does the same from a file. Keys: foodray keys add FOLDER --name NAME --scopes analyze review."""
@@ -37,7 +37,7 @@ def serve(arguments: list[str]) -> None:
     parsed = tyro.cli(Serve, args=arguments, prog="foodray serve", description=_HELP)
     config = ServeConfig(**{item.name: getattr(parsed, item.name) for item in fields(ServeConfig)})
     try:
-        connect(dashboard=bool(config.jobs.results))
+        connect(dashboard=bool(config.jobs.results or config.taggers.place))
         for number in (signal.SIGINT, signal.SIGTERM):  # Ray has a handler of its own, and a shell may have started us with SIGINT ignored
             signal.signal(number, signal.default_int_handler)
         print(f"serving at   {start(config, host=parsed.host, port=parsed.port)}", flush=True)

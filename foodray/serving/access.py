@@ -5,6 +5,7 @@ and a slow password hash would buy nothing but load: one SHA-256 over salt and s
 add keys at the same time cannot lose one of them, and that a key is taken away by its own file alone.
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -28,7 +29,7 @@ from foodray.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["analyze", "jobs", "review", "admin"]
+Scope = Literal["analyze", "jobs", "review", "taggers", "admin"]
 INSECURE = "FOODRAY_INSECURE_NO_AUTH"
 ANONYMOUS = "anonymous"
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
@@ -147,6 +148,18 @@ class KeyRing:
             self._done.set()
 
 
+def bearer_of(basic: str | None) -> str | None:
+    """The header `Authorization: Bearer TOKEN` that an `Authorization: Basic …` stands for, the token as user and no password; None where it is none."""
+    kind, _, given = (basic or "").partition(" ")
+    if kind.lower() != "basic" or len(given) > 1000:
+        return None
+    try:
+        user, colon, password = base64.b64decode(given.strip(), validate=True).decode("ascii").partition(":")
+    except ValueError:
+        return None
+    return f"Bearer {user}" if colon and not password else None
+
+
 def ring_or_refuse(location: str) -> KeyRing | None:
     """The keys of an endpoint; None, loudly, only without a location and with FOODRAY_INSECURE_NO_AUTH=1. Raises `ConfigError` otherwise."""
     if location:
@@ -156,7 +169,7 @@ def ring_or_refuse(location: str) -> KeyRing | None:
         return ring
     if os.environ.get(INSECURE) != "1":
         raise ConfigError(f"the endpoint needs keys = FOLDER (`foodray keys add FOLDER …` makes one); only {INSECURE}=1 starts it without, open to everybody")
-    log.warning("%s=1: THE ENDPOINT ASKS FOR NO API KEY. Whoever reaches it may analyse photos, start jobs and change reviews.", INSECURE)
+    log.warning("%s=1: THE ENDPOINT ASKS FOR NO API KEY. Whoever reaches it may analyse photos, start jobs and trainings, and change reviews.", INSECURE)
     return None
 
 

@@ -16,10 +16,12 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from foodray.config import from_plain
 from foodray.corpus.marker import read_markers
 from foodray.errors import ConfigError, StorageError
+from foodray.nn.backbone import check_backbone
 from foodray.serving.access import ring_or_refuse
 from foodray.serving.config import ReplicaConfig, ServeConfig
 from foodray.serving.gate import Gate
 from foodray.serving.graph import Decoder, Ingress, Recogniser, Segmenter
+from foodray.serving.tagger_graph import tagger_deployment
 from foodray.storage.bundle import Bundle, read_bundle
 from foodray.storage.store import Store, read_text
 from foodray.tasks import task_of
@@ -69,7 +71,7 @@ def application(config: ServeConfig) -> Application:
     )
     gate = _GATE.options(num_replicas=1, ray_actor_options={"num_cpus": 0.1, "runtime_env": ANY_LENGTH}, max_ongoing_requests=256).bind()
     busy = BackpressureConfig(status_code=503, retry_after_s=2)
-    made: Application = _INGRESS.options(**_spread(config, config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate)
+    made: Application = _INGRESS.options(**_spread(config, config.graph.ingress), backpressure_config=busy).bind(config, decoder, gate, _tagger(config))
     return made
 
 
@@ -80,7 +82,22 @@ def with_full_locations(config: ServeConfig) -> ServeConfig:
     roots = tuple(Store(root).root for root in config.http.photo_roots)
     studies = tuple(Store(root).root for root in config.jobs.study_roots)
     jobs = replace(config.jobs, results=Store(config.jobs.results).root if config.jobs.results else "", study_roots=studies)
-    return replace(config, analyzer=replace(config.analyzer, **full), http=replace(config.http, photo_roots=roots), jobs=jobs, **places)  # type: ignore[arg-type]
+    taggers = replace(config.taggers, place=Store(config.taggers.place).root if config.taggers.place else "", weights=_weights(config.taggers.weights))
+    http = replace(config.http, photo_roots=roots)
+    return replace(config, analyzer=replace(config.analyzer, **full), http=http, jobs=jobs, taggers=taggers, **places)  # type: ignore[arg-type]
+
+
+def _weights(said: str) -> str:
+    return Store(said).root if said.endswith(".safetensors") else said
+
+
+def _tagger(config: ServeConfig) -> Any:
+    """The deployment of clients' taggers; None where the endpoint makes none."""
+    if not config.taggers.place:
+        return None
+    for backbone in config.taggers.backbones:
+        check_backbone(backbone)
+    return tagger_deployment(config.analyzer, config.taggers.max_loaded, **_spread(config, config.graph.tagger))
 
 
 def _network(config: ServeConfig, place: int, bundle: Bundle) -> Any:

@@ -20,6 +20,11 @@ async def read_message(request: Request, kind: type[M], *, max_bytes: int, timeo
     """The message in a body; raises `RequestError`: unsupported_media_type, body_too_large, timeout, malformed_request, invalid_option."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise stop("unsupported_media_type", "send application/json")
+    return parsed(await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s), kind)
+
+
+async def read_body(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The bytes of a body; raises `RequestError`: body_too_large, timeout, malformed_request."""
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
@@ -31,8 +36,13 @@ async def read_message(request: Request, kind: type[M], *, max_bytes: int, timeo
         raise stop("timeout", f"the body did not arrive within {timeout_s:g} s") from error
     except ClientDisconnect as error:
         raise stop("malformed_request", "the client went away before the end of the body") from error
+    return bytes(body)
+
+
+def parsed(body: bytes, kind: type[M]) -> M:
+    """The message in the bytes of a body; raises `RequestError`: malformed_request, invalid_option."""
     try:
-        return kind.model_validate_json(bytes(body))
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise _refused(error) from error
 

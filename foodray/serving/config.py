@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from foodray.analyzer import AnalyzerConfig
 from foodray.errors import ConfigError
 
+MOST_CATEGORIES = 400
+"""Of one tagger: the name of a photo's record has a hex digit for every four (`foodray.corpus.uploads`), and file names may have 255 letters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig:
@@ -62,6 +65,8 @@ class GraphConfig:
     """The network that finds foods, where a bundle of the segmentation family is given."""
     recogniser: ReplicaConfig = field(default_factory=lambda: ReplicaConfig(max_ongoing=32, target_ongoing=8.0))
     """The networks that read what is in a box, or tag the photo: one deployment a bundle, all with these settings."""
+    tagger: ReplicaConfig = field(default_factory=ReplicaConfig)
+    """The taggers that clients trained: each replica loads those it is asked for."""
     batch: BatchConfig = field(default_factory=BatchConfig)
     """Of the segmenter and the recognisers."""
 
@@ -117,6 +122,54 @@ class JobsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaggersConfig:
+    """Taggers that clients make: they upload photos with categories, the cluster trains, the endpoint answers."""
+
+    place: str = ""
+    """Folder for uploads, trainings and bundles, local or s3://; every node must reach it. Empty: the endpoint makes no taggers."""
+    backbones: tuple[str, ...] = ("mobilenetv1_100", "resnet50", "densenet121", "legacy_xception")
+    """Networks that a client may choose from, names of timm; the first is taken where none is named."""
+    weights: str = "pretrained"
+    """Initial weights: pretrained (from the model hub), a .safetensors path, an s3:// location, or random."""
+    side_px: int = 224
+    """Side of the square that the networks see."""
+    first_epochs: int = 2
+    """Epochs before in which only the head learns, on published weights."""
+    epochs: int = 20
+    """Epochs where a client names none."""
+    max_epochs: int = 100
+    """Most epochs that a client may name."""
+    batch_size: int = 32
+    """Photos in a step of training."""
+    num_workers: int = 1
+    """Workers of a training."""
+    use_gpu: bool = False
+    """One GPU for each of them."""
+    max_taggers: int = 20
+    """Taggers of one key, at most."""
+    max_categories: int = 100
+    """Categories of one tagger, at most."""
+    max_photos: int = 10_000
+    """Photos of one tagger, at most; uploads at the same moment may pass it by what one call may bring."""
+    photos_per_call: int = 50
+    """Photos in one upload or prediction, at most."""
+    max_open: int = 2
+    """Trainings of one key that have not ended, at most."""
+    max_loaded: int = 3
+    """Taggers that a replica keeps in memory; the one that waited longest makes room."""
+
+    def __post_init__(self) -> None:
+        numbers = ("side_px", "epochs", "batch_size", "num_workers", "max_taggers", "max_categories", "max_photos", "photos_per_call", "max_open", "max_loaded")
+        if wrong := [name for name in numbers if getattr(self, name) < 1]:
+            raise ConfigError(f"taggers.{wrong[0]} = {getattr(self, wrong[0])} must be >= 1")
+        if not self.backbones or self.epochs > self.max_epochs or self.max_categories > MOST_CATEGORIES:
+            raise ConfigError(
+                f"taggers: backbones = {self.backbones} must name one, epochs = {self.epochs} be at most max_epochs = {self.max_epochs}, "
+                f"max_categories = {self.max_categories} at most {MOST_CATEGORIES}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """An endpoint."""
 
@@ -132,6 +185,8 @@ class ServeConfig:
     """What a request may be."""
     jobs: JobsConfig = field(default_factory=JobsConfig)
     """Scoring of whole manifests."""
+    taggers: TaggersConfig = field(default_factory=TaggersConfig)
+    """Taggers that clients make."""
     graph: GraphConfig = field(default_factory=GraphConfig)
     """How the deployments are spread."""
 

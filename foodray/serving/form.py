@@ -1,9 +1,10 @@
 """A multipart form with photos as it arrives: the parser is python-multipart, the limits are ours and hold from the first byte on.
 
-In: pieces of a body. Out: the files in memory, or a `RequestError` as soon as the body cannot become right. Names and content types of
-files are ignored: the names may hold those of people, and what a file is the decoder decides.
+In: pieces of a body. Out: the files in memory, or a `RequestError` as soon as the body cannot become right. Content types of files are
+ignored: what a file is the decoder decides. Names of files are told to who asks and kept nowhere: they may hold those of people.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
@@ -20,17 +21,36 @@ MAX_HEADERS_BYTES = 40 * 2**10
 """What a part may have besides its content: 8 headers of 4 KiB, which the parser checks, and padding."""
 
 
-class Form:
-    """A form of the endpoint: parts `image`, 1 to `max_photos` of them, and perhaps one part `photos`."""
+@dataclass(frozen=True, kw_only=True)
+class FormLimits:
+    """What a form may hold."""
 
-    def __init__(self, boundary: bytes, *, max_photos: int, max_image_bytes: int, max_text_bytes: int) -> None:
+    max_photos: int
+    """Most files."""
+    max_image_bytes: int
+    """Largest file; a larger one is refused alone."""
+    max_text_bytes: int
+    """Longest text of one part."""
+    image: str = "image"
+    """Name of the parts that are files."""
+    texts: tuple[str, ...] = ("photos",)
+    """Names of the parts that are text, each once at most."""
+
+
+class Form:
+    """A form of the endpoint: 1 or more files in parts of one name, and parts with text."""
+
+    def __init__(self, boundary: bytes, limits: FormLimits) -> None:
         if not boundary:
             raise stop("malformed_request", "the content type names no boundary")
         self.images: list[bytes | PhotoError] = []
         """The files in order, each as bytes or as the reason why it is refused."""
-        self.photos: bytes | None = None
-        """The text of the part `photos`."""
-        self._max_photos, self._max_image_bytes, self._max_text_bytes = max_photos, max_image_bytes, max_text_bytes
+        self.names: list[bytes] = []
+        """The names of the files as they came, empty where there was none."""
+        self.texts: dict[str, bytes] = {}
+        """The text parts by name."""
+        self._limits = limits
+        self._file_name = b""
         self._name, self._header, self._value, self._disposition = b"", bytearray(), bytearray(), b""
         self._content, self._num_content_bytes, self._ended = bytearray(), 0, False
         self._num_bytes, self._num_bytes_of_parts, self._num_delimiters = 0, 0, 0
@@ -57,7 +77,7 @@ class Form:
         except FormParserError as error:
             raise _malformed() from error
         # What the parser looks at byte by byte is limited: boundaries, false ones too, of which an honest body has none, and padding.
-        num_parts = self._max_photos + 2
+        num_parts = self._limits.max_photos + len(self._limits.texts) + 1
         self._num_bytes += len(piece)
         self._num_delimiters += piece.count(self._delimiter)
         if self._num_delimiters > num_parts or self._num_bytes - self._num_bytes_of_parts > num_parts * MAX_HEADERS_BYTES:
@@ -68,7 +88,7 @@ class Form:
         if not self._ended:
             raise RequestError("malformed_request", "the body ends before its last boundary")
         if not self.images:
-            raise RequestError("malformed_request", "the form has no part named image")
+            raise RequestError("malformed_request", f"the form has no part named {self._limits.image}")
 
     def _begin(self) -> None:
         self._name = self._disposition = b""
@@ -93,30 +113,40 @@ class Form:
         self._name = options.get(b"name", b"")
         if kind != b"form-data" or not self._name:
             raise _malformed()
-        if self._name not in (b"image", b"photos"):
-            raise stop("invalid_option", "a field of the form is unknown; choose from: image, photos")
-        if self._name == b"photos" and self.photos is not None:
-            raise stop("invalid_option", "photos came twice")
-        if self._name == b"image" and len(self.images) == self._max_photos:
-            raise stop("too_many_photos", f"the limit is {self._max_photos} photos in one request")
+        self._file_name = options.get(b"filename", b"")
+        known = (self._limits.image, *self._limits.texts)
+        name = next((name for name in known if name.encode() == self._name), None)
+        if name is None:
+            raise stop("invalid_option", f"a field of the form is unknown; choose from: {', '.join(known)}")
+        if name in self.texts:
+            raise stop("invalid_option", f"{name} came twice")
+        if self._is_image and len(self.images) == self._limits.max_photos:
+            raise stop("too_many_photos", f"the limit is {self._limits.max_photos} photos in one request")
+
+    @property
+    def _is_image(self) -> bool:
+        return self._name == self._limits.image.encode()
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         self._num_bytes_of_parts += end - start
         self._num_content_bytes += end - start
-        if self._name == b"photos" and self._num_content_bytes > self._max_text_bytes:
-            raise stop("body_too_large", f"photos may have {self._max_text_bytes} bytes")
-        if self._num_content_bytes > self._max_image_bytes and self._name == b"image":
+        if not self._is_image and self._num_content_bytes > self._limits.max_text_bytes:
+            raise stop("body_too_large", f"{self._name.decode()} may have {self._limits.max_text_bytes} bytes")
+        if self._num_content_bytes > self._limits.max_image_bytes and self._is_image:
             self._content = bytearray()  # refused: the rest is counted and dropped
         else:
             self._content += data[start:end]
 
     def _end(self) -> None:
-        if self._name == b"photos":
-            self.photos = bytes(self._content)
-        elif not self._num_content_bytes:
+        if not self._is_image:
+            self.texts[self._name.decode()] = bytes(self._content)
+            self._content = bytearray()
+            return
+        self.names.append(self._file_name)
+        if not self._num_content_bytes:
             self.images.append(PhotoError("empty", "the file has no bytes"))
-        elif self._num_content_bytes > self._max_image_bytes:
-            self.images.append(PhotoError("too_large", f"{self._num_content_bytes} bytes, the limit is {self._max_image_bytes}"))
+        elif self._num_content_bytes > self._limits.max_image_bytes:
+            self.images.append(PhotoError("too_large", f"{self._num_content_bytes} bytes, the limit is {self._limits.max_image_bytes}"))
         else:
             self.images.append(bytes(self._content))
         self._content = bytearray()

@@ -5,6 +5,7 @@
     Segmenter   squares to found items, several photos in one call
     Recogniser  crops, or for a tagger whole photos, to prediction columns, several photos in one call
     Gate        counts each key's requests, once for all ingress replicas
+    Tagger      bytes of photos to tags, by bundles that clients trained (`foodray.serving.tagger_graph`); only where taggers are made
 
 A photo's bytes travel once, from Ingress to Decoder; from there only the squares that a network wants, as arrays. A network answers
 only callers that know its bundle, so while a bundle is exchanged no answer mixes two models: the photo is analysed again.
@@ -14,14 +15,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from foodray.analyzer import AnalyzerConfig, PhotoInput
@@ -35,28 +34,20 @@ from foodray.corpus.marker import read_markers
 from foodray.errors import BundleError
 from foodray.serving.access import KeyRing
 from foodray.serving.config import BatchConfig, ServeConfig
+from foodray.serving.graph_calls import BUSY_RETRY_S, FIRST_WAIT_S, LONGEST_WAIT_S, Trouble, ask, by_value, patiently
 from foodray.serving.http import create_app
 from foodray.serving.jobs import Jobs
 from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Reviews
 from foodray.serving.service import Answer, Service
+from foodray.serving.tagger_graph import RemoteTagging
+from foodray.serving.taggers import Taggers
 from foodray.storage.store import Store, read_text
 from foodray.tasks.base import Rows
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 LONGEST_START_S = 300.0
-BUSY_RETRY_S = 2.0
-"""What a client is told to wait when too many requests are waiting."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """An answer of a deployment that is none: `overloaded`, `exchanged` (another bundle by now), or `failed` with its message."""
-
-    kind: str
-    message: str = ""
 
 
 # ---- The networks. One process each, or more; calls of several clients share one run of the network.
@@ -224,14 +215,6 @@ class Decoder:
             return Trouble("overloaded")
 
 
-def by_value(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
-    """The handle with calls over gRPC from replica to replica: 12 to 14 % less CPU a request of the whole graph than as calls of Ray actors.
-
-    It opens no port: a replica listens for them on all interfaces in any case; with RAY_AUTH_MODE=token it refuses whoever lacks the cluster's token.
-    """
-    return handle.options(_by_reference=False)
-
-
 async def facts_of(network: DeploymentHandle[Any], identity: str) -> NetworkFacts:
     """What the steps must know of a network, from a replica that has this bundle; raises `BundleError` when there is none in five minutes.
 
@@ -244,31 +227,6 @@ async def facts_of(network: DeploymentHandle[Any], identity: str) -> NetworkFact
             return facts
         await asyncio.sleep(FIRST_WAIT_S)
     raise BundleError(f"no network of the bundle {identity[:12]}… came up in {LONGEST_START_S:g} s; the log of its deployment says why")
-
-
-async def patiently(call: Callable[[], Awaitable[T]], attempts: int = 6) -> T:
-    """A call through a handle, again with another replica where one died under it: the same photo gives the same answer."""
-    wait = FIRST_WAIT_S
-    for attempt in range(1, attempts + 1):
-        try:
-            return await call()
-        except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
-            if attempt == attempts:
-                raise
-            log.warning("a replica was lost under a call (attempt %d): %s", attempt, type(error).__name__)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT_S)
-    raise AssertionError("unreachable")
-
-
-async def ask(call: Callable[[], Awaitable[Any]], *, waiting: str, silent: str) -> Any:
-    """A patient call from the ingress; raises `RequestError`, overloaded or not_ready, in these words."""
-    try:
-        return await patiently(call)
-    except BackPressureError as error:
-        raise RequestError("overloaded", waiting, retry_after_s=BUSY_RETRY_S) from error
-    except (RayActorError, ReplicaUnavailableError, DeploymentUnavailableError) as error:
-        raise RequestError("not_ready", silent, retry_after_s=BUSY_RETRY_S) from error
 
 
 # ---- The door.
@@ -315,7 +273,7 @@ class RemoteGraph:
 class Ingress:
     """HTTP in, HTTP out."""
 
-    def __init__(self, config: ServeConfig, decoder: DeploymentHandle[Any], gate: DeploymentHandle[Any]) -> None:
+    def __init__(self, config: ServeConfig, decoder: DeploymentHandle[Any], gate: DeploymentHandle[Any], tagger: DeploymentHandle[Any] | None = None) -> None:
         access = logging.getLogger("foodray.access")  # JSON lines into the replica's log
         access.setLevel(logging.INFO)
         access.addHandler(logging.StreamHandler())
@@ -326,6 +284,8 @@ class Ingress:
             keys=KeyRing.open(config.keys) if config.keys else None,
             reviews=Reviews(Store(config.reviews)) if config.reviews else None,
             jobs=Jobs(config.jobs, config.analyzer, config.markers) if config.jobs.results else None,
+            taggers=Taggers(config.taggers, config.analyzer.limits, config.jobs.dashboard) if config.taggers.place else None,
+            tagging=RemoteTagging(tagger) if tagger is not None else None,
         )
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -24,7 +24,7 @@ from foodray.analyzer import Analysis, GivenBox, PhotoInput
 from foodray.analyzer.messages import AnalyzeReply, ModelsReply, PhotoReply
 from foodray.corpus.hashing import sha256_hex
 from foodray.errors import PhotoError
-from foodray.serving import job_routes, page_routes, problems, review_routes
+from foodray.serving import job_routes, legacy_routes, page_routes, problems, review_routes, tagger_routes
 from foodray.serving.access import Key
 from foodray.serving.openapi import EXAMPLE_ANSWER, SCHEMAS, WITH_KEY, answers, describe
 from foodray.serving.pictures import clean_jpeg, crop_jpegs
@@ -284,7 +284,7 @@ def create_app(service: Service, *, behind_serve: bool = False) -> FastAPI:
     app.state.service, app.state.telemetry = service, Telemetry()
     problems.install(app)
     app.state.methods = defaultdict(set)
-    for router in (routes, job_routes.router(), review_routes.router(), page_routes.router()):
+    for router in (routes, job_routes.router(), review_routes.router(), tagger_routes.router(), legacy_routes.router(), page_routes.router()):
         app.include_router(router)
         for route in router.routes:
             if isinstance(route, APIRoute):

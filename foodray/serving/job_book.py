@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from foodray.analyzer import AnalyzerConfig
-from foodray.config import digest, from_plain, to_plain
+from foodray.config import digest, to_plain
 from foodray.corpus.manifest import PACKAGE_FILES, SUFFIXES, package_photos
 from foodray.errors import PhotoError, StorageError, StudyError
 from foodray.serving.access import Key
 from foodray.serving.config import JobsConfig
 from foodray.serving.job_messages import JobRequest
 from foodray.serving.problems import RequestError
+from foodray.serving.records import Records
 from foodray.serving.references import locate
 from foodray.storage.store import Store, is_remote
 
@@ -51,6 +52,11 @@ class JobRecord:
     created_at: str
     """UTC, ISO 8601."""
 
+    @property
+    def record_id(self) -> str:
+        """Its name among the records."""
+        return self.job_id
+
 
 class JobBook:
     """The records below one results folder."""
@@ -60,7 +66,7 @@ class JobBook:
         local = [str(Path(Store(root).root).resolve()) for root in config.study_roots if not is_remote(root)]
         self.roots = (*config.study_roots, *local)  # a root may be reached through a link; what is checked once has its links followed
         self.results = Store(config.results)
-        self.records = self.results.sub("jobs")
+        self.records = Records(store=self.results.sub("jobs"), kind=JobRecord, pattern=JOB_ID, missing="there is no such job")
 
     def claim(self, key: Key, request: JobRequest, idempotency_key: str | None) -> tuple[JobRecord, bool]:
         """The record of a request, and whether it is new. Raises `RequestError`: reference_not_allowed, reference_not_found, conflict, invalid_option."""
@@ -75,12 +81,12 @@ class JobBook:
             body_sha256=digest(request.model_dump()),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        before = self._read(self._place(record))
+        before = self.records.get(record.key_id, record.job_id)
         if before is None:
             self._score_settings(record, request)  # what is refused leaves no record
-            if self.records.create(self._place(record), json.dumps(to_plain(record), indent=1).encode()):
+            if self.records.create(record):
                 return record, True
-            before = self._read(self._place(record)) or record
+            before = self.records.get(record.key_id, record.job_id) or record
         if before.body_sha256 != record.body_sha256:
             raise RequestError("conflict", "this Idempotency-Key was used for another request")
         return before, False
@@ -88,39 +94,15 @@ class JobBook:
     def prepare(self, record: JobRecord, request: JobRequest) -> str:
         """Write the settings of a job's scoring and return where they are; raises `RequestError` as `claim` does."""
         settings = json.dumps(self._score_settings(record, request), indent=1).encode()
-        return self.records.write(f"{record.key_id}/{record.job_id}.score", settings, replace=True)
-
-    def forget(self, record: JobRecord) -> None:
-        """Take back a record whose job never began."""
-        self.records.delete(self._place(record))
-
-    def find(self, key: Key, job_id: str) -> JobRecord:
-        """The record of a job that the key may see; raises `RequestError` (not_found), the same for one of another key and for none."""
-        found = self._read(f"{key.key_id}/{job_id}.json") if JOB_ID.fullmatch(job_id) else None
-        if found is None and JOB_ID.fullmatch(job_id) and key.may("admin"):
-            found = next((self._read(place) for place in self.records.list() if place.endswith(f"/{job_id}.json")), None)
-        if found is None:
-            raise RequestError("not_found", "there is no such job")
-        return found
+        return self.records.store.write(f"{record.key_id}/{record.job_id}.score", settings, replace=True)
 
     def of(self, key: Key) -> list[JobRecord]:
         """The jobs that a key may see, the newest first, not more than a hundred."""
-        folder = "" if key.may("admin") else key.key_id
-        found = [self._read(place) for place in self.records.list(folder) if place.endswith(".json")]
-        return sorted((record for record in found if record is not None), key=lambda record: (record.created_at, record.job_id), reverse=True)[:NEWEST]
+        return self.records.of(key)[:NEWEST]
 
     def run(self, record: JobRecord) -> Store:
         """The run folder of a job."""
         return self.results.sub(record.key_id).sub(record.job_id)
-
-    def _place(self, record: JobRecord) -> str:
-        return f"{record.key_id}/{record.job_id}.json"
-
-    def _read(self, place: str) -> JobRecord | None:
-        try:
-            return from_plain(JobRecord, json.loads(self.records.read(place)))
-        except FileNotFoundError:
-            return None
 
     def _score_settings(self, record: JobRecord, request: JobRequest) -> dict[str, object]:
         """The `ScoreConfig` of a job: what the endpoint runs, over what the client asked for."""

@@ -5,10 +5,8 @@ scoring; it keeps the record (`JobBook`), asks Ray (`RayJobs`), and reads the ru
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus
@@ -20,7 +18,7 @@ from foodray.serving.config import JobsConfig
 from foodray.serving.job_book import JobBook, JobRecord
 from foodray.serving.job_messages import JobProgress, JobReply, JobRequest, JobsReply, State
 from foodray.serving.problems import RequestError
-from foodray.serving.ray_jobs import RayJobs
+from foodray.serving.ray_jobs import RayJobs, state_of, time_of
 from foodray.storage.store import Store
 
 TABLES = {
@@ -36,9 +34,6 @@ TABLES = {
 """Files of a finished run that are handed out, and their types; run.json is not among them: it names locations."""
 TOO_MANY_QUARANTINED = 3
 """Exit code of `foodray score`."""
-LOST_AFTER_S = 60.0
-"""Age at which a job that Ray does not know is lost rather than on its way."""
-_PLACE = re.compile(r"""(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w.~])[~.]{0,2}/)[^\s'",;:()]+""")
 _CHUNK_BYTES = 2**20
 
 
@@ -60,13 +55,13 @@ class Jobs:
                 self.ray.submit(record.job_id, words)
         except Exception:
             if is_new:
-                self.book.forget(record)
+                self.book.records.forget(record)
             raise
         return self._reply(record)
 
     def get(self, key: Key, job_id: str) -> JobReply:
         """A job as it is now."""
-        return self._reply(self.book.find(key, job_id))
+        return self._reply(self.book.records.find(key, job_id))
 
     def all(self, key: Key) -> JobsReply:
         """The jobs that a key may see, the newest first."""
@@ -75,13 +70,13 @@ class Jobs:
 
     def stop(self, key: Key, job_id: str) -> JobReply:
         """Stop a job; what it has scored stays. One that has ended stays as it is."""
-        record = self.book.find(key, job_id)
+        record = self.book.records.find(key, job_id)
         self.ray.stop(record.job_id)
         return self._reply(record)
 
     def table(self, key: Key, job_id: str, file: str) -> Iterator[bytes]:
         """A file of a job's tables, in pieces; raises not_found for another file, conflict where the tables are not there yet."""
-        record = self.book.find(key, job_id)
+        record = self.book.records.find(key, job_id)
         if file not in TABLES:
             raise RequestError("not_found", "the tables of a job are listed with it")
         run = self.book.run(record)
@@ -117,8 +112,8 @@ class Jobs:
             manifest_uri=record.manifest_uri,
             state=state,
             created_at=record.created_at,
-            started_at=_time(details.start_time if details else None),
-            finished_at=_time(details.end_time if details else None),
+            started_at=time_of(details.start_time if details else None),
+            finished_at=time_of(details.end_time if details else None),
             progress=None if progress is None else JobProgress(**{name: progress[name] for name in JobProgress.model_fields}),
             accounting=info["accounting"] if has_tables and info else None,
             tables={file: f"/v1/jobs/{record.job_id}/tables/{file}" for file in TABLES} if has_tables else None,
@@ -128,36 +123,16 @@ class Jobs:
     def _error(self, record: JobRecord, details: JobDetails | None) -> str:
         if details is None:
             return "the cluster does not know the job any more; post it again; with the same Idempotency-Key it goes on where it ended"
-        told = _last_error(self.ray.said(record.job_id), hidden=(*self.book.roots, self.book.results.root))
-        return told or "the scoring ended without saying why; the cluster's log of the job has the details"
+        return self.ray.why(details, hidden=(*self.book.roots, self.book.results.root))
 
 
 def _state(record: JobRecord, details: JobDetails | None, info: dict[str, Any] | None) -> State:
     """From what Ray says, and where Ray has forgotten the job, from the run folder."""
-    if details is None:
-        if info is not None:
-            return "succeeded_with_quarantine" if info["share_quarantined"] > info["config"]["max_quarantined"] else "succeeded"
-        age_s = (datetime.now(UTC) - datetime.fromisoformat(record.created_at)).total_seconds()
-        return "queued" if age_s < LOST_AFTER_S else "failed"
-    if details.status == JobStatus.FAILED and details.driver_exit_code == TOO_MANY_QUARANTINED and info is not None:
+    if info is not None and details is None:
+        return "succeeded_with_quarantine" if info["share_quarantined"] > info["config"]["max_quarantined"] else "succeeded"
+    if info is not None and details is not None and (details.status, details.driver_exit_code) == (JobStatus.FAILED, TOO_MANY_QUARANTINED):
         return "succeeded_with_quarantine"
-    states: dict[JobStatus, State] = {
-        JobStatus.PENDING: "queued",
-        JobStatus.RUNNING: "running",
-        JobStatus.SUCCEEDED: "succeeded",
-        JobStatus.STOPPED: "stopped",
-    }
-    return states.get(details.status, "failed")
-
-
-def _last_error(log: str, *, hidden: tuple[str, ...] = ()) -> str:
-    """The message that `foodray` ended with, without locations; empty where it said none."""
-    _, found, message = log.rpartition("\nerror: ") if "\nerror: " in log else log.partition("error: ") if log.startswith("error: ") else ("", "", "")
-    lines = [line for line in message.splitlines() if line.strip()][:20] if found else []
-    text = "\n".join(lines)
-    for place in hidden:
-        text = text.replace(place, "…")
-    return re.sub("…+", "…", _PLACE.sub("…", text))[:2000]
+    return state_of(details, record.created_at)
 
 
 def _read_json(run: Store, name: str) -> dict[str, Any] | None:
@@ -166,10 +141,6 @@ def _read_json(run: Store, name: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return found
-
-
-def _time(ms: int | None) -> str | None:
-    return datetime.fromtimestamp(ms / 1e3, UTC).isoformat(timespec="seconds") if ms else None
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:

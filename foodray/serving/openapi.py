@@ -102,11 +102,14 @@ def describe(app: FastAPI) -> None:
         parts = described.setdefault("components", {})
         schemas = parts.setdefault("schemas", {})
         schemas["Problem"] = _PROBLEM
-        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "made with `foodray keys add`"}}
+        parts["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": "made with `foodray keys add`"},
+            "key_as_user": {"type": "http", "scheme": "basic", "description": "the key as user, the password empty"},
+        }
         for path, operations in described["paths"].items():
             for operation in operations.values():
-                if path.startswith("/v1/"):
-                    operation["security"] = [{"key": []}]
+                if scheme := "key" if path.startswith("/v1/") else "key_as_user" if path.startswith("/api/v2/") else None:
+                    operation["security"] = [{scheme: []}]
                 _without_fastapis_own(operation["responses"])
                 _hoist(operation.get("requestBody", {}), schemas)
         for name in ("HTTPValidationError", "ValidationError"):

@@ -7,6 +7,7 @@ traceback beside the request id that the answer carries.
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -70,6 +71,10 @@ class RequestError(FoodrayError):
         wait = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
         self.headers = {**wait, **(headers or {})}
         super().__init__(f"{code}: {detail}")
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        """As it was, in another process."""
+        return (partial(RequestError, headers=self.headers, **self.extra), (self.code, self.detail))
 
     @staticmethod
     def of_reason(reason: str, detail: str, **extra: Any) -> "RequestError":

@@ -13,11 +13,13 @@ from fastapi.concurrency import run_in_threadpool
 
 from foodray.analyzer import Analysis, PhotoInput
 from foodray.analyzer.messages import ModelsReply, Versions
-from foodray.serving.access import Key, KeyRing, Scope
+from foodray.serving.access import Key, KeyRing, Scope, bearer_of
 from foodray.serving.config import ServeConfig
 from foodray.serving.jobs import Jobs
 from foodray.serving.problems import RequestError
 from foodray.serving.reviews import Reviews
+from foodray.serving.taggers import Taggers
+from foodray.serving.tagging import Tagging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,10 @@ class Service:
     """None only with FOODRAY_INSECURE_NO_AUTH=1."""
     reviews: Reviews | None
     jobs: Jobs | None
+    taggers: Taggers | None = None
+    """None where the endpoint makes no taggers."""
+    tagging: Tagging | None = None
+    """Where they answer; there whenever `taggers` is."""
 
 
 def service_of(request: Request) -> Service:
@@ -68,12 +74,12 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def allowed(scope: Scope) -> Callable[[Request], Awaitable[Key]]:
-    """A dependency: the key of the request, if it has the scope and its rate allows; raises `RequestError`."""
+def allowed(scope: Scope, *, basic: bool = False) -> Callable[[Request], Awaitable[Key]]:
+    """A dependency: the key of the request, if it has the scope and its rate allows; raises `RequestError`. `basic`: HTTP Basic, the key as user."""
 
     async def check(request: Request) -> Key:
         service = service_of(request)
-        key = Key.anonymous() if service.keys is None else await run_in_threadpool(service.keys.check, request.headers.get("authorization"))
+        key = Key.anonymous() if service.keys is None else await run_in_threadpool(_key, service.keys, request.headers.get("authorization"), basic)
         request.state.key = key
         limits = service.config.http
         wait = await service.limiter.take(key.key_id, key.requests_per_minute or limits.requests_per_minute, limits.burst)
@@ -86,3 +92,13 @@ def allowed(scope: Scope) -> Callable[[Request], Awaitable[Key]]:
         return key
 
     return check
+
+
+def _key(keys: KeyRing, header: str | None, basic: bool) -> Key:
+    try:
+        return keys.check(bearer_of(header) if basic else header)
+    except RequestError as error:
+        if not basic:
+            raise
+        told = {"WWW-Authenticate": 'Basic realm="foodray"'}
+        raise RequestError(error.code, "send HTTP Basic with a valid API key as user and an empty password", headers=told) from error

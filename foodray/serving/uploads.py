@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from foodray.corpus.photo import PhotoLimits
 from foodray.errors import PhotoError
 from foodray.serving.config import HttpConfig
-from foodray.serving.form import Form, stop
+from foodray.serving.form import Form, FormLimits, stop
 from foodray.serving.problems import RequestError
 from foodray.serving.references import read_references
 
@@ -79,7 +79,7 @@ async def read_photos(request: Request, http: HttpConfig, limits: PhotoLimits) -
     """
     try:
         async with asyncio.timeout(http.timeout_s):
-            kind, boundary = _content_type(request)
+            kind, boundary = content_type(request)
             if kind == b"multipart/form-data":
                 return await _uploaded(request, boundary, http, limits)
             if kind == b"application/json":
@@ -91,7 +91,7 @@ async def read_photos(request: Request, http: HttpConfig, limits: PhotoLimits) -
         raise stop("malformed_request", "the client went away before the end of the body") from error
 
 
-def _content_type(request: Request) -> tuple[bytes, bytes]:
+def content_type(request: Request) -> tuple[bytes, bytes]:
     """The content type without its parameters, and the boundary."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     charset = options.get(b"charset", b"utf-8").lower()
@@ -100,7 +100,7 @@ def _content_type(request: Request) -> tuple[bytes, bytes]:
     return kind, options.get(b"boundary", b"")
 
 
-async def _body(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def body_of(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The body in pieces; raises `RequestError` (body_too_large) at once for an announced length, else when the limit is passed."""
     length = request.headers.get("content-length", "")
     too_large = stop("body_too_large", f"the limit is {max_bytes} bytes")
@@ -117,10 +117,10 @@ async def _body(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]
 
 async def _referenced(request: Request, http: HttpConfig, limits: PhotoLimits) -> list[Asked]:
     text = bytearray()
-    async with aclosing(_body(request, min(http.max_body_bytes, http.max_photos * MAX_SPEC_BYTES))) as pieces:
+    async with aclosing(body_of(request, min(http.max_body_bytes, http.max_photos * MAX_SPEC_BYTES))) as pieces:
         async for piece in pieces:
             text += piece
-    specs = _validated(TypeAdapter(References), bytes(text)).photos
+    specs = validated(TypeAdapter(References), bytes(text)).photos
     if not specs:
         raise RequestError("malformed_request", "photos names no photo")
     if len(specs) > http.max_photos:
@@ -133,19 +133,25 @@ async def _referenced(request: Request, http: HttpConfig, limits: PhotoLimits) -
 
 async def _uploaded(request: Request, boundary: bytes, http: HttpConfig, limits: PhotoLimits) -> list[Asked]:
     text_bytes = http.max_photos * MAX_SPEC_BYTES
-    form = Form(boundary, max_photos=http.max_photos, max_image_bytes=limits.max_bytes, max_text_bytes=text_bytes)
-    async with aclosing(_body(request, http.max_body_bytes)) as pieces:
+    form = await read_form(request, boundary, FormLimits(max_photos=http.max_photos, max_image_bytes=limits.max_bytes, max_text_bytes=text_bytes), http)
+    return [_asked(spec, data) for spec, data in zip(_specs(form), form.images, strict=True)]
+
+
+async def read_form(request: Request, boundary: bytes, limits: FormLimits, http: HttpConfig) -> Form:
+    """A whole multipart form; raises `RequestError` as soon as it cannot become right."""
+    form = Form(boundary, limits)
+    async with aclosing(body_of(request, http.max_body_bytes)) as pieces:
         async for piece in pieces:
             form.write(piece)
     form.finish()
-    return [_asked(spec, data) for spec, data in zip(_specs(form), form.images, strict=True)]
+    return form
 
 
 def _specs(form: Form) -> list[PhotoSpec]:
     """What is said of each image."""
-    if form.photos is None:
+    if "photos" not in form.texts:
         return [PhotoSpec() for _ in form.images]
-    specs = _validated(TypeAdapter(list[PhotoSpec]), form.photos, "photos")
+    specs = validated(TypeAdapter(list[PhotoSpec]), form.texts["photos"], "photos")
     if len(specs) != len(form.images):
         raise RequestError("invalid_option", f"photos describes {len(specs)} photos, {len(form.images)} came")
     if any(spec.uri is not None for spec in specs):
@@ -157,7 +163,7 @@ def _asked(spec: PhotoSpec, data: bytes | PhotoError) -> Asked:
     return Asked(spec=spec, data=b"", refused=data) if isinstance(data, PhotoError) else Asked(spec=spec, data=data)
 
 
-def _validated(kind: TypeAdapter[T], text: bytes, *inside: str) -> T:
+def validated(kind: TypeAdapter[T], text: bytes, *inside: str) -> T:
     """JSON of a client as its message; raises `RequestError` with the place of the first fault, which lies `inside` of what the client knows."""
     try:
         return kind.validate_json(text)

@@ -16,25 +16,28 @@ from test_finding import DISCS, plate
 
 from foodray.corpus.photo import PhotoLimits
 from foodray.serving.access import KeyRing, add_key, revoke_key
-from foodray.serving.config import HttpConfig, JobsConfig, ServeConfig
+from foodray.serving.config import HttpConfig, JobsConfig, ServeConfig, TaggersConfig
 from foodray.serving.http import create_app
 from foodray.serving.jobs import Jobs
 from foodray.serving.limiter import LocalLimiter
 from foodray.serving.local import LocalGraph
 from foodray.serving.reviews import Reviews
 from foodray.serving.service import Service
+from foodray.serving.taggers import Taggers
+from foodray.serving.tagging import LocalTagging
 from foodray.storage.store import Store
 
 MAX_BODY_BYTES = 4 * 2**20
 MAX_PHOTOS = 4
 KEYS: dict[str, dict[str, Any]] = {
-    "all": {"scopes": ["analyze", "review", "jobs"]},
-    "other": {"scopes": ["analyze", "review", "jobs"]},
+    "all": {"scopes": ["analyze", "review", "jobs", "taggers"]},
+    "other": {"scopes": ["analyze", "review", "jobs", "taggers"]},
     "analyze": {"scopes": ["analyze"]},
     "review": {"scopes": ["review"]},
     "jobs": {"scopes": ["jobs"]},
-    "north": {"scopes": ["analyze", "review", "jobs"], "study": "north"},
-    "south": {"scopes": ["analyze", "review", "jobs"], "study": "south"},
+    "taggers": {"scopes": ["taggers"]},
+    "north": {"scopes": ["analyze", "review", "jobs", "taggers"], "study": "north"},
+    "south": {"scopes": ["analyze", "review", "jobs", "taggers"], "study": "south"},
     "revoked": {"scopes": ["admin"]},
 }
 SECRET = "Erika-Mustermann-53.5511N"
@@ -113,7 +116,17 @@ def attacked(folder: Path, *, dashboard: str = NO_CLUSTER, limits: PhotoLimits |
     wanted = {"max_body_bytes": MAX_BODY_BYTES, "max_photos": MAX_PHOTOS, "burst": 100_000, "requests_per_minute": 1e7, **http}
     config = ServeConfig(analyzer=analyzer.config, keys=keys, http=HttpConfig(photo_roots=(str(folder / "photos"),), **wanted))
     reviews = Reviews(Store(str(folder / "reviews")))
+    made = TaggersConfig(place=str(folder / "taggers"), max_taggers=100_000, photos_per_call=MAX_PHOTOS)
     jobs = Jobs(JobsConfig(results=str(folder / "results"), study_roots=(str(folder / "studies"),), dashboard=dashboard), analyzer.config, "")
-    parts = Service(config=config, graph=LocalGraph(analyzer), limiter=LocalLimiter(), keys=KeyRing.open(keys), reviews=reviews, jobs=jobs)
+    parts = Service(
+        config=config,
+        graph=LocalGraph(analyzer),
+        limiter=LocalLimiter(),
+        keys=KeyRing.open(keys),
+        reviews=reviews,
+        jobs=jobs,
+        taggers=Taggers(made, analyzer.config.limits, dashboard),
+        tagging=LocalTagging(analyzer.config, 2),
+    )
     with running(create_app(parts)) as url:
         yield Target(url=url, folder=folder, tokens=tokens, reviews=reviews, jobs=jobs)

@@ -45,6 +45,10 @@ ROUTES = [
     ("GET", "/v1/corrections.csv", "review"),
     ("GET", "/v1/items_reviewed.csv", "review"),
     ("GET", "/v1/corrections.coco.json", "review"),
+    ("POST", "/v1/taggers", "taggers"),
+    ("GET", "/v1/taggers", "taggers"),
+    *((method, f"/v1/taggers/x{end}", "taggers") for method, end in (("GET", ""), ("DELETE", ""), ("POST", "/photos"), ("POST", "/train"))),
+    *(("POST", f"/v1/taggers/x{end}", "taggers") for end in ("/stop", "/predict")),
 ]
 
 
@@ -108,7 +112,7 @@ def test_without_a_good_key_of_the_right_scope_nothing_is_answered(method: str, 
         answer = target.call(method, path, key=None, data=body, headers={} if header is None else {"Authorization": header})
         assert problem(answer, target) == (401, "unauthorized"), header
         assert answer.headers["WWW-Authenticate"] == "Bearer"
-    for key in {"analyze", "jobs", "review"} - {scope}:
+    for key in {"analyze", "jobs", "review", "taggers"} - {scope}:
         assert problem(target.call(method, path, key=key, data=body), target) == (403, "forbidden")
 
 
@@ -160,7 +164,7 @@ def test_a_body_beyond_the_limit_is_refused_announced_or_not(target: Target) -> 
         assert problem(answer, target) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs", f"/v1/analyses/{NOTHING}/corrections"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/taggers", f"/v1/analyses/{NOTHING}/corrections"])
 def test_a_message_beyond_its_limit_or_of_another_type_is_refused(path: str, target: Target) -> None:
     assert problem(jsons(target, path, b'{"a":"' + b"x" * 3 * 2**20 + b'"}'), target) == (413, "body_too_large")
     assert problem(target.call("POST", path, data={"a": "b"}), target) == (415, "unsupported_media_type")
@@ -245,7 +249,7 @@ ABSURD = {
 
 @pytest.mark.parametrize("case", ABSURD)
 def test_absurd_json_is_refused_everywhere(case: str, target: Target) -> None:
-    for path in ("/v1/analyze", "/v1/jobs", f"/v1/analyses/{NOTHING}/corrections"):
+    for path in ("/v1/analyze", "/v1/jobs", "/v1/taggers", f"/v1/analyses/{NOTHING}/corrections"):
         answer = jsons(target, path, ABSURD[case])
         assert problem(answer, target) in {(400, "malformed_request"), (422, "invalid_option"), (413, "body_too_large")}
         assert len(answer.text) < 1000

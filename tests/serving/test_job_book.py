@@ -91,13 +91,13 @@ def test_an_idempotency_key_that_is_none_is_refused(name: str, book: JobBook, st
 def test_a_job_is_seen_by_its_key_and_by_an_admin_and_looks_like_nothing_to_others(book: JobBook, studies: Path) -> None:
     mine, _ = book.claim(ANNA, request(studies), None)
     yours, _ = book.claim(BERT, request(studies), None)
-    assert book.find(ANNA, mine.job_id) == book.find(CHIEF, mine.job_id) == mine
+    assert book.records.find(ANNA, mine.job_id) == book.records.find(CHIEF, mine.job_id) == mine
     assert [record.job_id for record in book.of(ANNA)] == [mine.job_id]
     assert {record.job_id for record in book.of(CHIEF)} == {mine.job_id, yours.job_id}
     words = set()
     for job_id in (yours.job_id, "job-" + "0" * 20, "../bbbbbbbb/" + yours.job_id, "", "."):
         with pytest.raises(RequestError) as refused:
-            book.find(ANNA, job_id)
+            book.records.find(ANNA, job_id)
         words.add((code(refused), refused.value.detail))
     assert words == {("not_found", "there is no such job")}
 

@@ -83,14 +83,14 @@ def test_a_request_that_is_none_is_a_problem_with_its_code(body: dict[str, Any],
     answer = client("POST", "/v1/jobs", **body)
     assert problem(answer) == expected
     assert str(place) not in answer.text
-    assert jobs.book.records.list() == []
+    assert jobs.book.records.store.list() == []
 
 
 def test_a_cluster_that_does_not_answer_is_not_ready_and_leaves_no_job(client: Client, place: Path, jobs: Jobs) -> None:
     answer = client("POST", "/v1/jobs", json={"manifest_uri": f"{place}/studies/pilot"}, headers={"Idempotency-Key": "monday"})
     assert problem(answer) == (503, "not_ready")
     assert int(answer.headers["Retry-After"]) >= 1
-    assert [key for key in jobs.book.records.list() if key.endswith(".json")] == []
+    assert [key for key in jobs.book.records.store.list() if key.endswith(".json")] == []
 
 
 def test_a_job_that_is_not_there_is_not_found(client: Client) -> None:

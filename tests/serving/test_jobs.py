@@ -19,7 +19,8 @@ from ray_head import ray_head
 
 from foodray.scoring.files import read_tables
 from foodray.serving.access import add_key
-from foodray.serving.jobs import TABLES, _last_error
+from foodray.serving.jobs import TABLES
+from foodray.serving.ray_jobs import _signal, last_error
 from foodray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -201,4 +202,9 @@ class TestOnACluster:
     ],
 )
 def test_the_words_of_a_failed_job_hold_no_places(log: str, message: str) -> None:
-    assert _last_error(log, hidden=("/my study",)) == message
+    assert last_error(log, hidden=("/my study",)) == message
+
+
+@pytest.mark.parametrize(("exit_code", "number"), [(None, None), (0, None), (1, None), (3, None), (-9, 9), (137, 9), (143, 15)])
+def test_the_exit_code_of_a_process_or_of_its_shell_tells_the_signal_that_ended_it(exit_code: int | None, number: int | None) -> None:
+    assert _signal(exit_code) == number

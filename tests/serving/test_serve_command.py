@@ -81,7 +81,7 @@ def test_serve_deploy_of_the_deployment_file_starts_and_exchanges_the_endpoint(h
     plain["http_options"]["port"] = port
     arguments = plain["applications"][0]["args"]
     arguments |= {"keys": str(tmp_path / "keys"), "reviews": str(tmp_path / "reviews"), "markers": ""}
-    arguments["jobs"] = {}
+    arguments["jobs"] = arguments["taggers"] = {}
     for settings in ("ingress", "decoder", "segmenter", "recogniser"):
         arguments["graph"][settings] |= {"min_replicas": 1, "max_replicas": 1}
     identities = []
