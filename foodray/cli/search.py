@@ -23,7 +23,7 @@ table1.png: means and spread over seeds, baselines, differences to the single-ta
 
 
 def tune_help() -> None:
-    """Search settings over many runs: foodray tune mtl --help, foodray tune segmentation --help."""
+    """Search settings over many runs: foodray tune mtl --help, the same with segmentation and tagging."""
 
 
 def tune(name: str, arguments: list[str]) -> None:
