@@ -2,10 +2,12 @@
 
 import logging
 import os
+import socket
 import uuid
 from pathlib import Path
 
 import ray
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foodray.errors import ClusterError, StorageError
@@ -16,7 +18,8 @@ LOGICAL_CPUS = 4  # Ray Data's stages and the training workers wait for each oth
 
 
 def connect(*, dashboard: bool = False) -> None:
-    """Join the cluster of RAY_ADDRESS (a submitted job has one), or start a private one on this machine, with its dashboard if asked."""
+    """Join the cluster of RAY_ADDRESS (a submitted job has one), or start a private one on this machine, with its dashboard (and job queue) if
+    asked, for which Ray's agent needs its port; raises `ClusterError`."""
     # The controller asks its workers for news every 2 s by default, and a report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     if ray.is_initialized():
@@ -24,9 +27,24 @@ def connect(*, dashboard: bool = False) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
     else:
+        if dashboard:
+            _check_agent_port()
         ray.init(address="local", num_cpus=max(LOGICAL_CPUS, (os.cpu_count() or 1) + 2), include_dashboard=dashboard, log_to_driver=False)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     log.info("Ray %s on %d node%s, %s", ray.__version__, len(nodes), "" if len(nodes) == 1 else "s", _resources())
+
+
+def _check_agent_port() -> None:
+    """Raise `ClusterError` where jobs could be submitted to a private cluster but would never begin: Ray's job agent has one fixed port a machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT))
+        except OSError as error:
+            raise ClusterError(
+                f"port {DEFAULT_DASHBOARD_AGENT_LISTEN_PORT}, on which Ray's jobs begin, is taken, probably by another Ray on this machine; wait until that "
+                "has ended, or run `ray start --head --dashboard-agent-listen-port PORT` with another port and give the command RAY_ADDRESS"
+            ) from error
 
 
 def _resources() -> str:
