@@ -156,6 +156,7 @@ def _f1(rows: pd.DataFrame, note: str) -> bytes:
         spread = of_split["sample_f1_sd"].astype(float).fillna(0.0)
         axis.bar(at, of_split["sample_f1"], width, yerr=spread.where(spread > 0), capsize=3, label=SPLITS[split])
     axis.set_xticks(np.arange(len(names)), names, rotation=20, ha="right")
-    axis.set(title="F1 by photo on the test side (bars: standard deviation over seeds)", ylim=(0, 1.05))
+    spreads = " (whiskers: standard deviation over seeds)" if rows["num_seeds"].max() > 1 else ""
+    axis.set(title=f"F1 by photo on the test side{spreads}", ylim=(0, 1.05))
     axis.legend(title="split")
     return png(figure, note)
