@@ -122,7 +122,7 @@ def _tuner(store: Store, setup: Setup, wanted: SearchConfig, places: int, longes
         param_space={field: tune.grid_search(domain.listed()) if grid else domain.sampled() for field, domain in domains.items()},
         tune_config=TuneConfig(
             num_samples=1 if grid else wanted.num_trials,
-            search_alg=_search_algorithm(wanted),
+            search_alg=_search_algorithm(wanted, places),
             scheduler=_scheduler(wanted, longest),
             max_concurrent_trials=places,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -138,9 +138,9 @@ def _tuner(store: Store, setup: Setup, wanted: SearchConfig, places: int, longes
     )
 
 
-def _search_algorithm(wanted: SearchConfig) -> OptunaSearch | BasicVariantGenerator:
+def _search_algorithm(wanted: SearchConfig, places: int) -> OptunaSearch | BasicVariantGenerator:
     if wanted.method != "optuna":
-        return BasicVariantGenerator(random_state=wanted.search_seed)
+        return BasicVariantGenerator(random_state=wanted.search_seed, max_concurrent=places)  # Tune's own limit is not for it
     names, modes = ([f"val_{name}" for name, _ in wanted.directions], [direction for _, direction in wanted.directions])
     several = len(names) > 1
     return OptunaSearch(metric=names if several else names[0], mode=modes if several else modes[0], seed=wanted.search_seed)
