@@ -2,7 +2,7 @@
 
     python -m tests.bench.tune
 
-On the sample study; rounds interleaved, the ratio is of medians. A search is timed from its start to its last trial, divided by its trials, with one
+On the sample study; rounds (one takes five minutes) interleaved, the ratio is of medians. A search is timed from its start to its last trial, divided by its trials, with one
 trial at a time; its checks and its look at the test side are left out, as Ray's start is of both.
 """
 
@@ -28,7 +28,7 @@ from foodray.training.search import SearchConfig, search
 NUM_TRIALS = 3
 
 
-def run(rounds: int = 2, epochs: int = 6) -> Iterator[dict[str, Any]]:
+def run(rounds: int = 1, epochs: int = 6) -> Iterator[dict[str, Any]]:
     """One row: seconds of a trial over seconds of a run."""
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
