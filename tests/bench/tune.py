@@ -2,8 +2,8 @@
 
     python -m tests.bench.tune
 
-On the sample study; rounds (one takes five minutes) interleaved, the ratio is of medians. A search is timed from its start to its last trial, divided by its trials, with one
-trial at a time; its checks and its look at the test side are left out, as Ray's start is of both.
+On the sample study; rounds (one takes five minutes) interleaved, the ratio is of medians. A search is timed from its start to its last trial,
+divided by its trials, with one trial at a time; its checks and its look at the test side are left out, as Ray's start is of both.
 """
 
 import logging
