@@ -114,14 +114,9 @@ def merged_groups(samples: Mapping[str, np.ndarray], near_duplicate_bits: int, m
     return merged[group], num_groups - num_merged_groups
 
 
-def _tag_sets(samples: Mapping[str, np.ndarray]) -> list[list[str] | None]:
-    """The tags of each sample; None where they are not known."""
-    return list(samples["tags"]) if "tags" in samples else [None] * len(samples["image_id"])
-
-
 def _strata(samples: Mapping[str, np.ndarray], method: str) -> np.ndarray:
     """What the sides should have like shares of: the rarest tag of each photo, or the class."""
-    tags = _tag_sets(samples)
+    tags = samples.get("tags", [None] * len(samples["class_name"]))
     counts = Counter(tag for found in tags for tag in found or ())
     if counts:
         return np.array([min(found or ("",), key=lambda tag: (counts[tag], tag)) for found in tags])

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from foodray.report.figures import png
-from foodray.report.intervals import clustered_mean
+from foodray.report.intervals import clustered_mean, over_seeds
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
@@ -26,6 +26,7 @@ METRICS = {
     "subset_accuracy": "all tags right",
     "hamming": "wrong decisions",
 }
+NAMES = {name: name for name in METRICS}
 SPLITS = {"by_photo": "by photo", "by_class": "by dish", "grouped": "by participant", "manifest": "as the manifest says"}
 
 
@@ -36,7 +37,7 @@ class Comparison:
     markdown: str
     """The page."""
     rows: pd.DataFrame
-    """One line a split and backbone or baseline: means and standard deviations over seeds, minutes, parameters."""
+    """One line a split and backbone or baseline: means and standard deviations over seeds, intervals, minutes."""
     minutes: bytes
     """PNG: training minutes of each backbone."""
     f1: bytes
@@ -47,16 +48,18 @@ def make_comparison(runs: Mapping[str, Mapping[str, Sequence[Store]]]) -> Compar
     """The comparison from run folders: split to backbone to one folder a seed."""
     lines: list[dict[str, Any]] = []
     notes: list[str] = []
+    is_sample = False
     for split, of_split in runs.items():
         found = {name: [_read(store) for store in stores] for name, stores in of_split.items()}
         lines += [{"split": split, "row": name, "baseline": False, **_line(entries, of_split[name])} for name, entries in found.items()]
         entries = next(iter(found.values()))  # baselines do not depend on the network
         for name in entries[0]["metrics"]["baselines"]:
-            means = _means([entry["metrics"]["baselines"][name] for entry in entries])
+            means = over_seeds([entry["metrics"]["baselines"][name] for entry in entries], NAMES)
             lines.append({"split": split, "row": name, "baseline": True, **means})
         notes.append(_note(split, entries))
+        is_sample |= entries[0]["metrics"]["sample_data"]
     rows = pd.DataFrame(lines)
-    note = "rendered sample data: not a result" if any(_read(stores[0])["metrics"]["sample_data"] for stores in next(iter(runs.values())).values()) else ""
+    note = "rendered sample data: not a result" if is_sample else ""
     return Comparison(markdown=_page(rows, notes, note), rows=rows, minutes=_minutes(rows, note), f1=_f1(rows, note))
 
 
@@ -73,7 +76,7 @@ def _line(entries: Sequence[dict[str, Any]], stores: Sequence[Store]) -> dict[st
     minutes = [entry["info"]["train_seconds"] / 60 for entry in entries]
     photos = pd.concat([_photos(store) for store in stores], ignore_index=True)
     f1 = clustered_mean(photos["f1"].to_numpy(np.float64), photos["group"].to_numpy(object))
-    means = _means([entry["metrics"]["test"] for entry in entries])
+    means = over_seeds([entry["metrics"]["test"] for entry in entries], NAMES)
     return {
         "num_seeds": len(entries),
         "minutes": float(np.mean(minutes)),
@@ -92,16 +95,6 @@ def _photos(store: Store) -> pd.DataFrame:
     f1 = [2 * len(truth & given) / (len(truth) + len(given)) if truth or given else 1.0 for truth, given in pairs]
     group = [dish or "+".join(sorted(truth)) for dish, (truth, _) in zip(table["class_name"], pairs, strict=True)]
     return pd.DataFrame({"f1": f1, "group": group})
-
-
-def _means(found: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean and standard deviation over seeds of each metric that is there."""
-    cells: dict[str, float | None] = {}
-    for name in METRICS:
-        values = [float(value) for entry in found if (value := entry.get(name)) is not None]
-        if values:
-            cells |= {name: float(np.mean(values)), f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-    return cells
 
 
 def _note(split: str, entries: Sequence[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Confidence intervals whose unit is the group (participant, weighed portion), not the item: items of one person resemble each other."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,16 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether zero is outside; not where there is no interval."""
         return self.low > 0 or self.high < 0
+
+
+def over_seeds(found: Sequence[Mapping[str, float | None]], names: Mapping[str, str]) -> dict[str, Any]:
+    """Mean and standard deviation (`NAME_sd`, None for one seed) of each number that is there, one entry a seed; `names` is column to key."""
+    cells: dict[str, Any] = {}
+    for name, key in names.items():
+        values = [float(value) for entry in found if (value := entry.get(key)) is not None]
+        if values:
+            cells |= {name: float(np.mean(values)), f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    return cells
 
 
 def clustered_mean(values: NDArray[Any], groups: NDArray[Any], *, level: float = 0.95, seed: int = 0) -> Interval:

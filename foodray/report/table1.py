@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from foodray.report.figures import UNITS, png
-from foodray.report.intervals import Interval, clustered_mean
+from foodray.report.intervals import Interval, clustered_mean, over_seeds
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
@@ -104,11 +104,7 @@ def _items(stores: Sequence[Store]) -> pd.DataFrame:
 
 def _means(found: Sequence[Mapping[str, float | None]], names: Mapping[str, str]) -> dict[str, Any]:
     """Mean and standard deviation over seeds of each number that is there, and the N and |I| of MCCR."""
-    cells: dict[str, Any] = {"num_seeds": len(found)}
-    for name, key in names.items():
-        values = [float(value) for entry in found if (value := entry.get(key)) is not None]
-        if values:
-            cells |= {name: float(np.mean(values)), f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    cells = {"num_seeds": len(found), **over_seeds(found, names)}
     if "mccr" in cells:
         cells |= {f"mccr_{key}": "/".join(f"{entry[name]:g}" for entry in found) for key, name in _MCCR.items()}
     return cells

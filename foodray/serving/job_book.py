@@ -25,15 +25,13 @@ from foodray.serving.access import Key
 from foodray.serving.config import JobsConfig
 from foodray.serving.job_messages import JobRequest
 from foodray.serving.problems import RequestError
-from foodray.serving.records import Records
+from foodray.serving.records import NEWEST, Records
 from foodray.serving.references import locate
 from foodray.storage.store import Store, is_remote
 
 JOB_ID = re.compile(r"job-[0-9a-f]{20}")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 MAX_INFO_BYTES = 2**20
-NEWEST = 100
-"""How many jobs a list shows."""
 
 
 @dataclass(frozen=True, kw_only=True)

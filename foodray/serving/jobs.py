@@ -4,7 +4,6 @@ The job is the command `foodray score` with the endpoint's own bundles and setti
 scoring; it keeps the record (`JobBook`), asks Ray (`RayJobs`), and reads the run folder.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from foodray.serving.job_book import JobBook, JobRecord
 from foodray.serving.job_messages import JobProgress, JobReply, JobRequest, JobsReply, State
 from foodray.serving.problems import RequestError
 from foodray.serving.ray_jobs import RayJobs, state_of, time_of
-from foodray.storage.store import Store
+from foodray.serving.records import read_json
 
 TABLES = {
     **{
@@ -101,7 +100,7 @@ class Jobs:
     def _reply_of(self, record: JobRecord, details: JobDetails | None) -> JobReply:
         run = self.book.run(record)
         try:
-            progress, info = _read_json(run, "progress.json"), _read_json(run, "run.json")
+            progress, info = read_json(run, "progress.json"), read_json(run, "run.json")
         except StorageError as error:
             raise RequestError("storage_error", "the storage of the results did not answer", retry_after_s=5) from error
         state = _state(record, details, info)
@@ -133,14 +132,6 @@ def _state(record: JobRecord, details: JobDetails | None, info: dict[str, Any] |
     if info is not None and details is not None and (details.status, details.driver_exit_code) == (JobStatus.FAILED, TOO_MANY_QUARANTINED):
         return "succeeded_with_quarantine"
     return state_of(details, record.created_at)
-
-
-def _read_json(run: Store, name: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(run.read(name))
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ A key finds its own records; an admin's those of all. A record of another key lo
 import json
 import re
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from foodray.config import from_plain, to_plain
 from foodray.serving.access import Key
@@ -36,6 +36,8 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+NEWEST = 100
+"""How many records a list shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,14 @@ class Records(Generic[R]):
         return f"{record.key_id}/{record.record_id}.json"
 
     def _read(self, place: str) -> R | None:
-        try:
-            return from_plain(self.kind, json.loads(self.store.read(place)))
-        except FileNotFoundError:
-            return None
+        found = read_json(self.store, place)
+        return None if found is None else from_plain(self.kind, found)
+
+
+def read_json(store: Store, name: str) -> dict[str, Any] | None:
+    """A small JSON object; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(store.read(name))
+    except FileNotFoundError:
+        return None
+    return found

@@ -4,12 +4,10 @@ The job is the command `foodray train-uploads`; the endpoint trains nothing. It 
 reads the run folder.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from ray.job_submission import JobDetails
 
@@ -23,6 +21,7 @@ from foodray.serving.config import TaggersConfig
 from foodray.serving.pictures import clean_jpeg
 from foodray.serving.problems import RequestError
 from foodray.serving.ray_jobs import JobState, RayJobs, state_of, time_of
+from foodray.serving.records import NEWEST, read_json
 from foodray.serving.tagger_book import TaggerBook, TaggerRecord, TrainingRecord
 from foodray.serving.tagger_messages import (
     HostedReply,
@@ -39,7 +38,6 @@ from foodray.serving.tagger_messages import (
     plain,
 )
 from foodray.serving.tagger_uploads import Sent
-from foodray.storage.store import Store
 
 _READERS = 8
 
@@ -83,7 +81,7 @@ class Taggers:
     def all(self, key: Key) -> TaggersReply:
         """The taggers that a key may see, the newest first."""
         with ThreadPoolExecutor(_READERS) as pool:
-            return TaggersReply(taggers=list(pool.map(self._reply, self.book.taggers.of(key)[:100])))
+            return TaggersReply(taggers=list(pool.map(self._reply, self.book.taggers.of(key)[:NEWEST])))
 
     def delete(self, key: Key, tagger_id: str) -> None:
         """Take a tagger away with all that it holds; raises conflict while it is trained."""
@@ -252,15 +250,6 @@ class Taggers:
             tags=list(state.get("labels", ())),
             metrics={name: value for name, value in measured.items() if value is None or isinstance(value, int | float)},
         )
-
-
-def read_json(store: Store, name: str) -> dict[str, Any] | None:
-    """A small JSON object; None where there is none."""
-    try:
-        found: dict[str, Any] = json.loads(store.read(name))
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _refused(photo: Sent, code: str, detail: str) -> PhotoOutcome:

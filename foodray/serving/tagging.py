@@ -67,9 +67,8 @@ class Tagger:
             return error
 
     def _read(self, pixels_NPP3: np.ndarray) -> list[Tagged]:
-        unknown = np.full(len(pixels_NPP3), np.nan)
         with self.turn:
-            columns = self.network({"pixels": pixels_NPP3, "extent_w_mm": unknown, "extent_h_mm": unknown}, self.config.batch_size)
+            columns = self.network({"pixels": pixels_NPP3}, self.config.batch_size)
         rows = zip(columns["tag_name"], columns["tag_prob"], columns["tags"], strict=True)
         return [Tagged(labels=tuple(names), probabilities=tuple(map(float, values)), tags=tuple(tags)) for names, values, tags in rows]
 
