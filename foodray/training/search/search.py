@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import ray
 from ray import tune
-from ray.tune import Callback, FailureConfig, TuneConfig, Tuner
+from ray.tune import FailureConfig, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
@@ -31,7 +31,7 @@ from foodray.storage.store import Store
 from foodray.storage.tables import csv_bytes, parquet_bytes
 from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
-from foodray.training.many import DRIVER_CPUS, at_once, sharing_cores
+from foodray.training.many import DRIVER_CPUS, Teller, at_once, sharing_cores
 from foodray.training.run import Progress, Run, drop_checkpoints, labels_of, make_plan, train
 from foodray.training.search.config import OWN_OBJECTIVE, SearchConfig
 from foodray.training.search.results import Found, collect
@@ -62,9 +62,9 @@ def search(
     places = at_once(config, wanted.concurrent)
     _write_down(store, config, wanted, family)
     setup = Setup(space=replace(space, base=sharing_cores(config, places)), folder=store.sub("trials").root, directions=wanted.directions, rooms=Rooms.remote())  # type: ignore[attr-defined]
-    _Teller.told, _Teller.rooms, _Teller.gone = staticmethod(told), setup.rooms, []
+    _TrialTeller.told, _TrialTeller.rooms, _TrialTeller.gone = staticmethod(told), setup.rooms, []
     grid = _tuner(store, setup, wanted, places, longest).fit()
-    ray.get(_Teller.gone)
+    ray.get(_TrialTeller.gone)
     found = collect(grid, setup, wanted, store)
     store.write("trials.parquet", parquet_bytes(found.trials), replace=True)
     store.write("trials.csv", csv_bytes(found.trials), replace=True)
@@ -132,7 +132,7 @@ def _tuner(store: Store, setup: Setup, wanted: SearchConfig, places: int, longes
             name="tune",
             storage_path=store.root,
             failure_config=FailureConfig(max_failures=0),
-            callbacks=[_Teller()],
+            callbacks=[_TrialTeller()],
             verbose=0,
         ),
     )
@@ -157,30 +157,18 @@ def _scheduler(wanted: SearchConfig, longest: int) -> ASHAScheduler | MedianStop
     return FIFOScheduler()  # type: ignore[no-untyped-call]
 
 
-class _Teller(Callback):
+class _TrialTeller(Teller):
     """Tells of each trial that ends, and gives back what it held."""
 
-    told: ClassVar[Progress] = staticmethod(lambda record: None)
-    """Of the class, not of the object: Tune pickles its callbacks, and a search that is continued would talk to a copy."""
     rooms: ClassVar[Any] = None
-    """The search's `Rooms`, of the class for the same reason."""
+    """The search's `Rooms`."""
     gone: ClassVar[list[Any]] = []
     """One object reference a trial that is over, there once all that it held is free."""
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial came to its end, or was given up."""
-        self._tell(trials, trial)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed."""
-        self._tell(trials, trial)
-
-    def _tell(self, trials: list[Any], trial: Any) -> None:
-        type(self).gone.append(type(self).rooms.give_back.remote(trial.trial_id))
-        ended = {one.trial_id for one in trials if one.status in ("TERMINATED", "ERROR")} | {trial.trial_id}
+    def record(self, trial: Any, num_ended: int) -> dict[str, Any]:
+        """State, settings and the last evaluation."""
+        self.gone.append(self.rooms.give_back.remote(trial.trial_id))
         last = trial.last_result or {}
         values = {name: value for name, value in last.items() if name.startswith("val_")}
         state = "failed" if trial.status == "ERROR" else "finished" if last.get("finished") else "stopped early"
-        type(self).told(
-            {"trial": trial.trial_id, "state": state, "ended": len(ended), "num_epochs": last.get("num_epochs"), "settings": trial.config, **values}
-        )
+        return {"trial": trial.trial_id, "state": state, "ended": num_ended, "num_epochs": last.get("num_epochs"), "settings": trial.config, **values}
