@@ -4,10 +4,12 @@ In: a name and where its weights come from. Out: a module from (B, 3, H, W) floa
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from foodray.config import nearest
@@ -43,15 +45,16 @@ def check_backbone(name: str) -> str:
     return name
 
 
-def make_backbone(name: str, weights: str) -> nn.Module:
-    """A timm network without its classifier.
+def make_backbone(name: str, weights: str, **options: Any) -> nn.Module:
+    """A timm network without its classifier; `options` are timm's own, such as the `img_size` of a ViT.
 
     `weights` is "random", "pretrained" (timm's published weights, from the hub or its cache) or a path to a
-    `.safetensors` file of the same network. Raises `ConfigError` when they cannot be had.
+    `.safetensors` file of the same network. A ViT's position embeddings made at another image size are resampled as timm does,
+    bicubic, the class token's kept. Raises `ConfigError` when the weights cannot be had.
     """
     check_backbone(name)
     try:
-        network = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0)
+        network = timm.create_model(name, pretrained=weights == "pretrained", num_classes=0, **options)
     except Exception as error:
         if weights != "pretrained":
             raise
@@ -81,9 +84,21 @@ def _load_file(network: nn.Module, name: str, path: str) -> None:
     state = read_safetensors(path)
     wanted = network.state_dict()
     try:
+        state = _resampled(network, state)
         network.load_state_dict({key: state[key] for key in wanted if key in state or not key.endswith("num_batches_tracked")}, strict=False)
     except (KeyError, RuntimeError) as error:
         raise ConfigError(f"weights = {path!r} do not fit {name}: {str(error)[:200]}; they must be timm's {name} under timm's names") from error
+
+
+def _resampled(network: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, a ViT's position embeddings on the network's grid; patches of another size stay what they are, and are refused."""
+    patches, positions = state.get("patch_embed.proj.weight"), state.get("pos_embed")
+    if not isinstance(network, VisionTransformer) or network.pos_embed is None or patches is None or positions is None:
+        return state
+    if positions.shape == network.pos_embed.shape or patches.shape != network.patch_embed.proj.weight.shape:
+        return state
+    resampled: dict[str, Tensor] = checkpoint_filter_fn(state, network)
+    return resampled
 
 
 def lower_parameters(backbone: nn.Module, level: str) -> list[str]:
