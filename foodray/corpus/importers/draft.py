@@ -142,7 +142,7 @@ class Draft:
         torn = [f"{group} ({', '.join(sorted(map(str, found)))})" for group, found in splits.items() if len(found) > 1]
         if torn:
             raise SplitError(
-                f"{len(torn)} groups lie in more than one split folder: {listed(torn, 5)}; change group_pattern, or import the folders without their split"
+                f"{len(torn)} groups lie in more than one split: {listed(torn, 5)}; change group_pattern, or import the photos without their split"
             )
 
     def _summary(self, notes: Iterable[str]) -> ImportSummary:
@@ -180,3 +180,12 @@ def require_photos(draft: Draft, expected: str) -> None:
     """Raise `CorpusError` when no photo was found; `expected` tells what the layout looks like."""
     if not draft.images:
         raise CorpusError(f"{draft.layout.root} has no photos {expected}")
+
+
+def published_notes(draft: Draft, published: Mapping[str, int]) -> list[str]:
+    """A note where the photos of a split are not as many as its authors published; `published` is their number by split."""
+    found = {split: sum(row["split"] == split for row in draft.images) for split in published}
+    if found == dict(published):
+        return []
+    here, there = (" and ".join(f"{count:,} {split}" for split, count in counts.items()) for counts in (found, published))
+    return [f"{here} photos, where {there} are published: a part of the data set, or an incomplete copy"]

@@ -6,7 +6,7 @@ published one, which has no validation side; that is carved out of train when a 
 """
 
 from foodray.corpus.importers import ImportSummary
-from foodray.corpus.importers.draft import Draft
+from foodray.corpus.importers.draft import Draft, published_notes
 from foodray.corpus.importers.regions import PAIR_KINDS, add_pairs, finish, id_names, read_text
 from foodray.errors import CorpusError
 from foodray.storage.store import Store
@@ -36,11 +36,7 @@ def import_foodseg103(source: str, store: Store, *, group_pattern: str | None = 
 
 
 def _notes(draft: Draft, num_categories: int) -> list[str]:
-    found = {split: sum(row["split"] == split for row in draft.images) for split in PUBLISHED}
-    notes = []
-    if found != PUBLISHED:
-        here, there = (" and ".join(f"{count:,} {split}" for split, count in counts.items()) for counts in (found, PUBLISHED))
-        notes.append(f"{here} photos, where {there} are published: a part of the data set, or an incomplete copy")
+    notes = published_notes(draft, PUBLISHED)
     if num_categories != NUM_CATEGORIES:
         notes.append(f"{num_categories} categories with the background, where {NUM_CATEGORIES} are published")
     return notes
