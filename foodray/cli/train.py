@@ -10,6 +10,27 @@ from foodray.cli.printing import print_progress, print_run
 
 Preset = Literal["default", "paper", "sgd", "transfer"]
 TaggingPreset = Literal["default", "tutorial", "asymmetric"]
+LongtailPreset = Literal["transfg", "vit", "resnet", "clip"]
+LongtailRow = Literal[
+    "baseline",
+    "aux_first",
+    "two_stages",
+    "aux_second",
+    "aux_both",
+    "crt",
+    "tau_norm",
+    "logit_adjustment",
+    "balanced_softmax",
+    "ldam_drw",
+    "square_root",
+    "class_balanced",
+    "progressive",
+    "semantic",
+    "semantic_text",
+    "separator",
+    "separator_soft",
+    "clip",
+]
 Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
 Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
 ConfigT = TypeVar("ConfigT")
@@ -76,7 +97,23 @@ def tagging() -> Family:
     return Family(task=TaggingTask, command=TrainTagging, choices={"preset": TaggingPreset}, preset=preset)
 
 
-FAMILIES = {"mtl": mtl, "segmentation": segmentation, "tagging": tagging}
+def longtail() -> Family:
+    """Classifiers for many similar classes, most of them rare."""
+    from foodray.tasks.longtail import LongtailConfig, LongtailTask, preset
+    from foodray.training.config import RunConfig
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainLongtail(RunConfig[LongtailConfig]):
+        preset: LongtailPreset = "transfg"
+        """Where the task's settings start: transfg (ViT-B/16 at 448 px with parts, SGD), vit (the same without parts), resnet (ResNet-50 at 224 px,
+        AdamW), clip (with --row clip)."""
+        row: LongtailRow = "baseline"
+        """What is done about the long tail: a row of the tables of `foodray longtail`."""
+
+    return Family(task=LongtailTask, command=TrainLongtail, choices={"preset": LongtailPreset, "row": LongtailRow}, preset=preset)
+
+
+FAMILIES = {"mtl": mtl, "segmentation": segmentation, "tagging": tagging, "longtail": longtail}
 _HELP = {
     "mtl": """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
 
@@ -85,6 +122,11 @@ Joins the cluster of RAY_ADDRESS, or starts a private one. The same command agai
 
 Any timm network (--task.backbone). --split.method by_class keeps dishes apart, by_photo splits photo by photo as the tutorial does. Joins the
 cluster of RAY_ADDRESS, or starts a private one. The same command again continues an unfinished run.""",
+    "longtail": """Train a classifier of many similar classes, most of them rare, on a corpus, with Ray Train.
+
+--preset says which network (TransFG, plain ViT, ResNet, CLIP), --row what is done about the long tail. Reports accuracy over samples, over classes and
+over frequent, common and rare classes, by their number of training samples. Joins the cluster of RAY_ADDRESS, or starts a private one. The same
+command again continues an unfinished run.""",
     "segmentation": """Train a network that tells which pixels show which food, on a corpus with masks, with Ray Train.
 
 ENet from scratch in two phases; the others by transfer (--network). Joins the cluster of RAY_ADDRESS, or starts a private one. The same
@@ -93,7 +135,7 @@ command again continues an unfinished run.""",
 
 
 def train_help() -> None:
-    """Train a model: foodray train mtl --help, foodray train segmentation --help, foodray train tagging --help."""
+    """Train a model: foodray train mtl --help, the same with segmentation, tagging and longtail."""
 
 
 def train(name: str, arguments: list[str]) -> None:

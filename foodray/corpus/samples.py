@@ -26,15 +26,15 @@ class SampleSpec:
     side_px: int
     """Side of the square that the network sees."""
     margin: float = 0.1
-    """Share of the box's longer side that is kept around it."""
+    """Share of the box's longer side that is kept around it; negative cuts into it."""
     slack: float = 0.125
     """Share by which the stored square is larger than the network's, for random shifts in training."""
     color: Literal["as_is", "marker"] = "as_is"
     """marker: colours are corrected by the reference patches of the photo's marker, where it has some and they were seen."""
 
     def __post_init__(self) -> None:
-        if self.side_px < 16 or not 0 <= self.margin <= 2 or not 0 <= self.slack <= 1:
-            raise ConfigError(f"side_px = {self.side_px} must be >= 16, 0 <= margin = {self.margin} <= 2, 0 <= slack = {self.slack} <= 1")
+        if self.side_px < 16 or not -0.9 <= self.margin <= 2 or not 0 <= self.slack <= 1:
+            raise ConfigError(f"side_px = {self.side_px} must be >= 16, -0.9 <= margin = {self.margin} <= 2, 0 <= slack = {self.slack} <= 1")
 
     @property
     def stored_px(self) -> int:

@@ -3,6 +3,7 @@
 In: a name and where its weights come from. Out: a module from (B, 3, H, W) float images to (B, D) pooled features.
 """
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,23 @@ def lower_parameters(backbone: nn.Module, level: str) -> list[str]:
     above = described[-4:][LEVELS.index(level)]["module"]
     upper = next(index for index, name in enumerate(names) if name.startswith(above + "."))
     return names[:upper]
+
+
+def upper_parameters(name: str) -> tuple[str, ...]:
+    """Names of the parameters of a timm network's last stage and of all above it; raises `ConfigError` for one without four stages."""
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=0)
+    lower = set(lower_parameters(network, "layer3"))
+    return tuple(parameter for parameter, _ in network.named_parameters() if parameter not in lower)
+
+
+def load_start(network: nn.Module, path: str, *, own: tuple[str, ...]) -> None:
+    """Take the weights of a bundle's .safetensors; those that match `own` may be missing there, and may be there alone. Raises `ConfigError` otherwise."""
+    state, wanted = read_safetensors(path), network.state_dict()
+    odd = sorted(name for name in state.keys() ^ wanted.keys() if not any(fnmatchcase(name, pattern) for pattern in own))
+    odd += sorted(name for name in state.keys() & wanted.keys() if state[name].shape != wanted[name].shape)
+    if odd:
+        raise ConfigError(
+            f"start: {path} was trained with another network or other classes ({odd[0]}); start from a run with this one's backbone, heads and labels"
+        )
+    network.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted}, strict=False)

@@ -5,11 +5,12 @@ from typing import Any
 
 from foodray.config import choose
 from foodray.tasks.base import Task
+from foodray.tasks.longtail import LongtailTask
 from foodray.tasks.mtl import MtlTask
 from foodray.tasks.segmentation import SegmentationTask
 from foodray.tasks.tagging import TaggingTask
 
-TASKS: dict[str, type[Task]] = {family.name: family for family in (MtlTask, SegmentationTask, TaggingTask)}
+TASKS: dict[str, type[Task]] = {family.name: family for family in (MtlTask, SegmentationTask, TaggingTask, LongtailTask)}
 """Every family by its word."""
 
 

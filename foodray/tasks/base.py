@@ -40,6 +40,12 @@ class Optimizer:
     """Decoupled in adamw, L2 in adam and sgd."""
     momentum: float = 0.9
     """Momentum of sgd; unused by the others."""
+    beta2: float = 0.999
+    """Decay of the mean square in adam and adamw."""
+    eps: float = 1e-8
+    """Added to its root in adam and adamw."""
+    decay_all: bool = True
+    """Whether the decay is on biases, norms and single numbers too; else on weights of two dimensions and more."""
     backbone_lr_scale: float = 1.0
     """Factor on the learning rate of the backbones."""
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
@@ -52,10 +58,16 @@ class Optimizer:
     """Share of the stage over which the rate rises linearly from zero."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup_fraction < 1:
+        if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup_fraction < 1 or not 0 <= self.beta2 < 1 or not self.eps > 0:
             raise ConfigError(
-                f"optimizer: lr = {self.lr} must be > 0, weight_decay = {self.weight_decay} >= 0, 0 <= warmup_fraction = {self.warmup_fraction} < 1"
+                f"optimizer: lr = {self.lr} and eps = {self.eps} must be > 0, weight_decay = {self.weight_decay} >= 0, "
+                f"0 <= warmup_fraction = {self.warmup_fraction} < 1, 0 <= beta2 = {self.beta2} < 1"
             )
+
+
+Sampler = Literal["instance", "class_balanced", "square_root", "progressive", "class_unique"]
+"""How an epoch draws. instance: every sample once. class_balanced, square_root: class j with p_j ~ n_j^q, q = 0 or 1/2, and any of its samples.
+progressive: p_j goes from n_j / n to 1 / C over the stage. class_unique: no class twice in a step, each step's classes drawn with p_j ~ n_j."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +90,12 @@ class Stage:
     """Patterns over module names that are initialised anew when the stage begins."""
     keeps: bool = True
     """Whether its epochs may become the bundle; not those of a stage that trains only a part of what is delivered."""
-    sampler: Literal["instance", "class_balanced", "square_root"] = "instance"
-    """How an epoch draws: every sample once, or classes with p_j proportional to n_j^q, q = 0 or 1/2."""
+    sampler: Sampler = "instance"
+    """How an epoch draws."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that it draws from; empty for all samples."""
+    part: Literal["all", "most", "rest"] = "all"
+    """Of the training side: all, four fifths of its participants, or the fifth that those leave out, on which no weight of theirs was trained."""
 
 
 class Task(ABC):
@@ -96,6 +112,8 @@ class Task(ABC):
     """Whether its labels are the corpus's tags: only photos whose tags are known are samples, and rows carry `tags`, a list each, beside `pixels`."""
     calibrates_on: ClassVar[tuple[str, ...]] = ()
     """Outputs on the validation side that `calibrate` wants; small ones, they are held in memory."""
+    compares: ClassVar[frozenset[str]] = frozenset()
+    """Terms of the loss that compare the samples of a worker's micro-batch with each other, so that how a step is divided counts."""
     variants: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     """Settings that only make sense together, under one name: name to word to fields of the config, for searches and tables."""
     search_space: ClassVar[Mapping[str, Any]] = {}

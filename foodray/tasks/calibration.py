@@ -22,8 +22,8 @@ TEMPERATURES = (0.05, 20.0)
 class Calibration:
     """What was fitted, on how much, and how well it fits there."""
 
-    level: float
-    """Nominal coverage of the intervals."""
+    level: float | None = None
+    """Nominal coverage of the intervals; None where there are none."""
     num_items: int
     """Items of the calibration side with a known truth."""
     num_participants: int

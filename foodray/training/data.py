@@ -25,6 +25,7 @@ from torch import Tensor
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.cutting import cut_corpus
 from foodray.corpus.splits import Pool
+from foodray.errors import ConfigError
 from foodray.tasks.base import Rows, Stage, Task
 from foodray.tasks.transform import apply_isometry
 
@@ -36,8 +37,8 @@ STEPS_PER_PIPELINE = 5_000  # steps of one Ray Data pipeline: bounds its plan
 class Feed(Protocol):
     """Where the loop's batches come from; the run's feed is `PoolFeed`, tests and notebooks may bring their own."""
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Optimizer steps in an epoch, the same on every rank."""
+    def steps_per_epoch(self, stage: Stage, batch_size: int) -> int:
+        """Optimizer steps in an epoch of a stage, the same on every rank."""
 
     def train_batches(self, stage: Stage, batch_size: int, first_step: int, last_step: int, part: "Part") -> Iterator[dict[str, Tensor]]:
         """This rank's share of each global batch, from `first_step` up to `last_step` of the stage."""
@@ -105,9 +106,9 @@ class PoolFeed:
     augment_tasks: int = 1
     """Ray Data tasks that prepare batches at a time, per rank."""
 
-    def steps_per_epoch(self, batch_size: int) -> int:
+    def steps_per_epoch(self, stage: Stage, batch_size: int) -> int:
         """Whole batches in an epoch; the rest of a permutation waits for the next one. At least one step."""
-        return max(1, len(self.pool.entries("train")) // batch_size)
+        return self.order(stage, batch_size).steps_per_epoch
 
     def train_batches(self, stage: Stage, batch_size: int, first_step: int, last_step: int, part: Part) -> Iterator[dict[str, Tensor]]:
         """This rank's micro-batches in order, prepared by Ray Data ahead of the loop."""
@@ -124,14 +125,22 @@ class PoolFeed:
                 yield from _unpack(block)
 
     def order(self, stage: Stage, batch_size: int) -> "Order":
-        """The order in which a stage draws from the training entries."""
+        """The order in which a stage draws from the training entries; raises `ConfigError` when it has none to draw from."""
         entries = self.pool.entries("train")
-        classes = np.empty(0, np.int64)
-        if stage.sampler != "instance":
-            names = self.store.labels["class_name"][self.pool.sample[entries]].astype(str)
-            classes = np.unique(names, return_inverse=True)[1]
+        if stage.part != "all":
+            entries = entries[set_aside(self._of(entries, "participant_id")) == (stage.part == "rest")]
+        if stage.classes:
+            entries = entries[np.isin(self._of(entries, "class_name"), stage.classes)]
+        if stage.sampler != "instance":  # they draw classes: a sample without one is in none
+            entries = entries[self._of(entries, "class_name") != "None"]
+        if not len(entries):
+            raise ConfigError(f"stage {stage.name!r} has no training sample (part {stage.part}, {len(stage.classes) or 'all'} classes)")
+        classes = np.unique(self._of(entries, "class_name"), return_inverse=True)[1] if stage.sampler != "instance" else np.zeros(len(entries), np.int64)
         stage_seed = int.from_bytes(hashlib.sha256(stage.name.encode()).digest()[:4], "little")
-        return Order(entries, classes, stage.sampler, batch_size, self.steps_per_epoch(batch_size), (self.seed, stage_seed))
+        return Order(entries, classes, stage.sampler, batch_size, epochs=stage.epochs, seed=(self.seed, stage_seed))
+
+    def _of(self, entries: np.ndarray, column: str) -> np.ndarray:
+        return np.asarray(self.store.labels[column][self.pool.sample[entries]].astype(str))
 
     def eval_batches(self, split: str, batch_size: int, part: Part) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         """This rank's share of a split, once, in order, read ahead by a thread."""
@@ -160,12 +169,24 @@ class PoolFeed:
         return self.task.prepare(rows, train=seeds is not None)
 
 
+def set_aside(participants_N: np.ndarray) -> np.ndarray:
+    """Which samples (N,) belong to the fifth of participants that `Stage.part` sets aside: by their names alone, whatever else is in the corpus."""
+    people, of_person = np.unique(participants_N.astype(str), return_inverse=True)
+    aside = np.array([hashlib.sha256(b"aside|" + person.encode()).digest()[0] < 256 // 5 for person in people], bool)
+    return aside[of_person]
+
+
 class Order:
     """The seeded order in which a stage draws entries: a function of the step, so any step can be made anywhere."""
 
-    def __init__(self, entries: np.ndarray, classes: np.ndarray, sampler: str, batch_size: int, steps_per_epoch: int, seed: tuple[int, int]) -> None:
+    def __init__(self, entries: np.ndarray, classes: np.ndarray, sampler: str, batch_size: int, *, epochs: int, seed: tuple[int, int]) -> None:
         self.entries, self.classes, self.sampler = entries, classes, sampler
-        self.batch_size, self.steps_per_epoch, self.seed = min(batch_size, len(entries)), steps_per_epoch, seed
+        self.batch_size, self.epochs, self.seed = min(batch_size, len(entries)), epochs, seed
+        self.steps_per_epoch = len(entries) // self.batch_size
+        if sampler == "class_unique" and self.batch_size > (num_classes := len(np.unique(classes))):
+            raise ConfigError(
+                f"loop.batch_size = {batch_size} is more than the {num_classes} classes of which a step may show none twice; lower it to {num_classes}"
+            )
 
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Entries (G,) and augmentation seeds (G,) of a global batch."""
@@ -180,11 +201,25 @@ class Order:
         rng = np.random.default_rng((*self.seed, 0, epoch))
         if self.sampler == "instance":
             return rng.permutation(len(self.entries))
-        # p_j ~ n_j^q over classes (q = 0 class-balanced, 1/2 square root), uniform within a class.
-        counts = np.bincount(self.classes)
-        power = {"class_balanced": 0.0, "square_root": 0.5}[self.sampler]
-        weight = (counts**power / counts)[self.classes]
+        counts_C = np.bincount(self.classes)
+        if self.sampler == "class_unique":
+            return np.concatenate([self._one_of_each(rng, counts_C) for _ in range(self.steps_per_epoch)])
+        weight = (self._class_shares(counts_C, epoch) / counts_C)[self.classes]  # uniform within a class
         return rng.choice(len(self.entries), size=self.steps_per_epoch * self.batch_size, p=weight / weight.sum())
+
+    def _class_shares(self, counts_C: np.ndarray, epoch: int) -> np.ndarray:
+        """How often each class is drawn (C,), up to a factor (Kang et al. 2020, equations 1 and 2)."""
+        if self.sampler == "progressive":
+            done = epoch / max(1, self.epochs - 1)
+            return np.asarray((1 - done) * counts_C / counts_C.sum() + done / len(counts_C))
+        return np.asarray(counts_C ** {"class_balanced": 0.0, "square_root": 0.5}[self.sampler])
+
+    def _one_of_each(self, rng: np.random.Generator, counts_C: np.ndarray) -> np.ndarray:
+        """A step in which no class is twice: classes by their counts, then any sample of each."""
+        chosen = rng.choice(len(counts_C), size=self.batch_size, replace=False, p=counts_C / counts_C.sum())
+        by_class = np.argsort(self.classes, kind="stable")
+        first_C = np.cumsum(counts_C) - counts_C
+        return np.asarray(by_class[first_C[chosen] + rng.integers(0, counts_C[chosen])])
 
 
 class PrepareSteps:

@@ -105,6 +105,8 @@ class Loop:
             if index >= self.position.stage:
                 self._stage(index, stage)
                 self._pictures(index + 1, stage.name, self.task.at(stage))
+        if not self.kept.weights:  # nothing to train: a zero-shot model, or a rule that is fitted after training
+            self._keep({"objective": self.task.objective(self.evaluate("val"))}, 0)
         return self.kept
 
     def _stage(self, index: int, stage: Stage) -> None:
@@ -255,7 +257,7 @@ class _StageRun:
 
     def __init__(self, loop: Loop, stage: Stage) -> None:
         self.loop, self.stage, self.task = loop, stage, loop.task.at(stage)
-        self.steps_per_epoch = loop.feed.steps_per_epoch(loop.config.batch_size)
+        self.steps_per_epoch = loop.feed.steps_per_epoch(stage, loop.config.batch_size)
         self.last_step = self.steps_per_epoch * stage.epochs
         self.trained = freeze(loop.network, stage)
         self.optimizer = make_optimizer(loop.network, stage)

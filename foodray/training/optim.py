@@ -11,19 +11,25 @@ from foodray.tasks.base import Stage
 
 
 def make_optimizer(network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
-    """The stage's optimizer over its trainable parameters; backbones and the rest are two groups."""
+    """The stage's optimizer over its trainable parameters; backbones and the rest are groups apart, as are parameters without decay."""
     settings = stage.optimizer
-    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-    is_backbone = [any(fnmatchcase(name, pattern) for pattern in stage.backbone) for name, _ in named]
+    found: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            is_backbone = any(fnmatchcase(name, pattern) for pattern in stage.backbone)
+            found.setdefault((not is_backbone, not settings.decay_all and parameter.ndim < 2), []).append(parameter)
     groups = [
-        {"params": [p for (_, p), inside in zip(named, is_backbone, strict=True) if inside], "lr": settings.lr * settings.backbone_lr_scale},
-        {"params": [p for (_, p), inside in zip(named, is_backbone, strict=True) if not inside], "lr": settings.lr},
+        {
+            "params": parameters,
+            "lr": settings.lr * (1.0 if is_head else settings.backbone_lr_scale),
+            "weight_decay": 0.0 if is_free else settings.weight_decay,
+        }
+        for (is_head, is_free), parameters in sorted(found.items(), key=lambda entry: entry[0])
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+    return kind(groups, lr=settings.lr, betas=(0.9, settings.beta2), eps=settings.eps)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, stage: Stage, steps_per_epoch: int) -> LambdaLR:

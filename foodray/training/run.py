@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,7 +44,8 @@ from foodray.storage.tables import parquet_bytes, read_parquet
 from foodray.tasks.base import Rows, Task
 from foodray.training.config import RunConfig
 from foodray.training.data import PoolFeed, load_samples
-from foodray.training.worker import Assignment, train_worker, with_local_weights
+from foodray.training.files import check_start, with_local_files
+from foodray.training.worker import Assignment, train_worker
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]
@@ -78,12 +79,13 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
         log.info("run %s is finished already: nothing to do", store.root)
         return done
     corpus = Corpus.open(config.corpus)
+    check_start(config, family.name, corpus.info["content_sha256"])
     plan = make_plan(config, family, corpus)
     connect()
     workers = config.workers
     check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
-    network = with_local_weights(plan.task).network()  # weights that cannot be had, or layers that are not there, fail here and not in every worker
+    network = replace(plan.task, config=with_local_files(config.task)).network()  # type: ignore[type-var]  # weights that cannot be had, or layers that are not there, fail here and not in every worker
     _check_batch_norm(config, network)
     store.write("config.json", json.dumps(wanted, indent=2).encode(), replace=True)  # now, so that a refused command may be corrected
     store.write("split.parquet", _split_table(plan), replace=True)
@@ -158,7 +160,8 @@ def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Pla
     labels = labels_of(family, corpus)
     pool = make_pool(samples, config.split)
     chosen = pool.sample[(pool.split == "train") & (pool.isometry == 0)]
-    task = family.fit(config.task, {name: values[chosen] for name, values in samples.items()}, labels)
+    task = family.fit(with_local_files(config.task), {name: values[chosen] for name, values in samples.items()}, labels)
+    task = replace(task, config=config.task)  # type: ignore[type-var]  # as it was given: local copies are each machine's own
     plan = Plan(task=task, samples=samples, pool=pool)
     counts = {split: len(pool.entries(split)) for split in SPLIT_NAMES}
     log.info(

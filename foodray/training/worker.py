@@ -25,14 +25,14 @@ from ray.train.v2.api.report_config import CheckpointUploadMode
 from torch import Tensor
 
 from foodray.config import to_plain, without_nan
-from foodray.errors import ConfigError
 from foodray.provenance import lineage
 from foodray.storage.bundle import write_bundle
-from foodray.storage.store import Store, is_remote
+from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes
 from foodray.tasks.base import Rows, Task
 from foodray.training.config import LoopConfig, WorkerConfig
 from foodray.training.data import PoolFeed
+from foodray.training.files import with_local_files
 from foodray.training.loop import Hooks, Loop, numbers
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def train_worker(config: dict[str, Any]) -> None:
     if not gpu:
         torch.set_num_threads(assignment.workers.threads or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     device = ray.train.torch.get_device() if gpu else torch.device("cpu")
-    task = with_local_weights(assignment.task)
+    task = dataclasses.replace(assignment.task, config=with_local_files(assignment.task.config))  # type: ignore[type-var]
     hooks = Hooks(checkpoint=_save, progress=_ProgressFile(assignment.store), pictures=partial(_save_pictures, assignment.store))
     loop = Loop(task, dataclasses.replace(assignment.feed, task=task), assignment.loop, device=device, hooks=hooks)
     checkpoint = ray.train.get_checkpoint()
@@ -74,20 +74,6 @@ def train_worker(config: dict[str, Any]) -> None:
         log.info("continuing at stage %d, step %d", loop.position.stage, loop.position.step)
     loop.run()
     _results(loop, assignment, loop.seconds)
-
-
-def with_local_weights(task: Task) -> Task:
-    """The task with s3:// initial weights fetched to this machine."""
-    weights = getattr(task.config, "weights", "")
-    if not is_remote(weights):
-        return task
-    folder, _, name = weights.rpartition("/")
-    path = Path(tempfile.mkdtemp(prefix="foodray-weights-")) / name
-    try:
-        Store(folder).fetch(name, path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"weights = {weights!r}: nothing is there") from error
-    return dataclasses.replace(task, config=dataclasses.replace(task.config, weights=str(path)))  # type: ignore[type-var]
 
 
 def _save(state: dict[str, Any] | None, metrics: dict[str, float]) -> None:

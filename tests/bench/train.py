@@ -30,7 +30,7 @@ class PreparedFeed:
     def __init__(self, batches: list[dict[str, Tensor]]) -> None:
         self.batches = batches
 
-    def steps_per_epoch(self, batch_size: int) -> int:
+    def steps_per_epoch(self, stage: Stage, batch_size: int) -> int:
         """All of them."""
         return len(self.batches)
 

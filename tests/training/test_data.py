@@ -10,10 +10,10 @@ import torch
 from foodray.training.data import Order, Part, PrepareSteps, _pack, _unpack
 
 
-def order(count: int = 24, *, batch_size: int = 6, sampler: str = "instance", classes: np.ndarray | None = None, seed: int = 0) -> Order:
+def order(count: int = 24, *, batch_size: int = 6, sampler: str = "instance", classes: np.ndarray | None = None, seed: int = 0, epochs: int = 5) -> Order:
     """Entries 1000, 1001 … so that an entry is not mistaken for a position."""
-    steps = max(1, count // batch_size)
-    return Order(1000 + np.arange(count), np.empty(0, np.int64) if classes is None else classes, sampler, batch_size, steps, (seed, 7))
+    classes = np.zeros(count, np.int64) if classes is None else classes
+    return Order(1000 + np.arange(count), classes, sampler, batch_size, epochs=epochs, seed=(seed, 7))
 
 
 def epoch_of(drawn: Order, epoch: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_another_stage_and_another_seed_draw_differently(feed: PoolFeed, whole: 
 
 def test_an_epoch_draws_training_entries_only(feed: PoolFeed) -> None:
     drawn = feed.order(JOINT, BATCH_SIZE)
-    entries = np.concatenate([drawn.step(step)[0] for step in range(feed.steps_per_epoch(BATCH_SIZE))])
+    entries = np.concatenate([drawn.step(step)[0] for step in range(feed.steps_per_epoch(JOINT, BATCH_SIZE))])
     assert set(entries) <= set(feed.pool.entries("train"))
     assert len(set(entries)) == len(entries)
 

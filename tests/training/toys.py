@@ -93,13 +93,15 @@ class MemoryFeed:
     """Row numbers of each split."""
     seed: int = 0
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return max(1, len(self.sides["train"]) // batch_size)
+    def steps_per_epoch(self, stage: Stage, batch_size: int) -> int:
+        return self._order(stage, batch_size).steps_per_epoch
+
+    def _order(self, stage: Stage, batch_size: int) -> Order:
+        entries = self.sides["train"]
+        return Order(entries, np.zeros(len(entries), np.int64), "instance", batch_size, epochs=stage.epochs, seed=(self.seed, len(stage.name)))
 
     def train_batches(self, stage: Stage, batch_size: int, first_step: int, last_step: int, part: Part) -> Iterator[dict[str, Tensor]]:
-        seed = (self.seed, len(stage.name))
-        order = Order(self.sides["train"], np.empty(0, np.int64), "instance", batch_size, self.steps_per_epoch(batch_size), seed)
-        micro_batches = PrepareSteps(None, order, part, 0)._micro_batches
+        micro_batches = PrepareSteps(None, self._order(stage, batch_size), part, 0)._micro_batches
         for step in range(first_step, last_step):
             for entries, seeds in micro_batches(step):
                 yield self.prepare(entries, seeds)

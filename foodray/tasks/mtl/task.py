@@ -14,7 +14,8 @@ from foodray.corpus.samples import SampleSpec
 from foodray.errors import CorpusError
 from foodray.nn.multitask import MultiTaskNet, MultiTaskShape
 from foodray.tasks.base import Rows, Stage, Task
-from foodray.tasks.calibration import Calibration, coverage, day_scores, ece, fit_temperature, group_quantile, nll, top_class_ece
+from foodray.tasks.calibration import Calibration, coverage, day_scores, group_quantile, top_class_ece
+from foodray.tasks.classes import calibrated_classes, class_columns, class_ids, most_frequent
 from foodray.tasks.mtl.config import ROWS, SCALE_POWER, SEARCH_SPACE, MtlConfig
 from foodray.tasks.mtl.portion import portion_baselines, scale_features
 from foodray.tasks.transform import augment, middle
@@ -117,7 +118,7 @@ class MtlTask(Task):
         image = augment(rows["pixels"], rows["seed"], config.side_px, config.augmentation) if train else middle(rows["pixels"], config.side_px)
         batch = {"image": image, "scale": torch.from_numpy(scale_features(rows["extent_w_mm"], rows["extent_h_mm"], self.size_mean))}
         if "class_name" in rows:
-            batch["class_id"] = self._class_ids(rows["class_name"])
+            batch["class_id"] = class_ids(rows["class_name"], self.labels)
         if config.target in rows:
             batch["portion"] = torch.from_numpy(rows[config.target].astype(np.float32))
         return batch
@@ -211,11 +212,7 @@ class MtlTask(Task):
         (energy_lo_kcal, energy_hi_kcal); probabilities and intervals as calibrated."""
         columns: dict[str, np.ndarray] = {}
         if "logits_BC" in outputs:
-            top = (outputs["logits_BC"].float() / self.temperature).softmax(1).topk(min(5, len(self.labels)), dim=1)
-            ids_BK, probs_BK = top.indices.cpu().numpy(), top.values.cpu().numpy()
-            names_BK = np.array(self.labels, dtype=object)[ids_BK]
-            columns |= {"class_id": ids_BK[:, 0].astype(np.int32), "class_name": names_BK[:, 0], "class_prob": probs_BK[:, 0]}
-            columns |= {"topk_class_name": names_BK, "topk_prob": probs_BK}
+            columns |= class_columns(outputs["logits_BC"], self.labels, self.temperature)
         if "portion_B" in outputs:
             columns[self.config.target] = self.unscale_target(outputs["portion_B"]).cpu().numpy()
             columns |= self._interval(outputs["portion_B"])
@@ -244,13 +241,7 @@ class MtlTask(Task):
         level, people = self.config.interval_level, rows["participant_id"]
         fitted: dict[str, Any] = {"level": level, "num_items": len(people), "num_participants": len(set(people))}
         if "logits_BC" in outputs:
-            class_B = self._class_ids(rows["class_name"])
-            logits_BC, class_B = outputs["logits_BC"][class_B >= 0].double(), class_B[class_B >= 0]
-            temperature = fit_temperature(logits_BC, class_B)
-            fitted["temperature"] = temperature
-            if len(class_B):
-                fitted |= {f"{name}_before": f(logits_BC, class_B, 1.0) for name, f in (("nll", nll), ("ece", ece))}
-                fitted |= {f"{name}_after": f(logits_BC, class_B, temperature) for name, f in (("nll", nll), ("ece", ece))}
+            fitted |= calibrated_classes(outputs["logits_BC"], class_ids(rows["class_name"], self.labels))
         if "portion_B" in outputs:
             truth_B = torch.from_numpy(rows[self.config.target].astype(np.float64))
             known = truth_B.isfinite().numpy()
@@ -273,7 +264,7 @@ class MtlTask(Task):
         if self.calibration is None:
             return found
         if "class_prob" in predicted:
-            known = self._class_ids(test["class_name"]).numpy() >= 0
+            known = class_ids(test["class_name"], self.labels).numpy() >= 0
             right = (predicted["class_name"] == test["class_name"])[known]
             found["ece"] = top_class_ece(predicted["class_prob"][known], right)
         low, high = self.interval_columns()
@@ -288,17 +279,11 @@ class MtlTask(Task):
             found |= {"day_coverage": float((score_D <= self.calibration.day_halfwidth).mean()) if len(days) else None, "num_days": len(days)}
         return found
 
-    def _class_ids(self, names: np.ndarray) -> Tensor:
-        ids = {name: index for index, name in enumerate(self.labels)}
-        return torch.tensor([ids.get(name, -1) for name in names], dtype=torch.int64)
-
     def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
         """Mean, median and class median of the training portions, and the most frequent class, on the test rows."""
         found: dict[str, dict[str, float]] = {}
         if self.config.heads != "portion":
-            known = [rows["class_name"][rows["class_name"] != None] for rows in (train, test)]  # noqa: E711
-            names, counts = np.unique(known[0].astype(str), return_counts=True)
-            found["most frequent class"] = {"accuracy": float((known[1] == names[counts.argmax()]).mean())}
+            found["most frequent class"] = {"accuracy": float(most_frequent(train["class_name"], test["class_name"])[1].mean())}
         if self.config.heads != "classification":
             found |= portion_baselines(train, test, predicted, self.config.target)
         return found
