@@ -145,7 +145,7 @@ def _cells(layout: Store, file: str) -> list[tuple[int, list[str]]]:
     where = layout.uri(file)
     reader = csv.reader(io.StringIO(read_text(layout, file), newline=""), delimiter=SEPARATORS[PurePosixPath(file).suffix], strict=True)
     try:
-        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise CorpusError(f"{where} line {reader.line_num}: {error}; a cell that holds a quote needs quotes around it and its own quotes doubled") from error
     if not rows:
@@ -165,4 +165,4 @@ def _line(header: Sequence[str], cells: Sequence[str]) -> tuple[str, str] | str:
     try:
         return safe_key(path), name
     except StorageError as error:
-        return f"leaves the folder: {error}"
+        return f"has no path inside the folder: {error}"

@@ -95,7 +95,7 @@ def _sorted_out(draft: Draft, keys: Sequence[str]) -> tuple[list[str], list[str]
 def _names(draft: Draft, folders: Mapping[int, str]) -> dict[int, str]:
     """The categories by id; what is odd about them beside the folders there are is noted."""
     text = read_text(draft.layout, CATEGORIES)
-    names = id_names(re.sub(r"^id[ \t]+name[ \t\r]*\n", "\n", text, flags=re.IGNORECASE), draft.layout.uri(CATEGORIES))
+    names = id_names(re.sub(r"^id[ \t]+name[ \t\r]*\n", "\n", text), draft.layout.uri(CATEGORIES))
     seen: set[str] = set()
     for number, name in names.items():
         if name in seen:
