@@ -5,7 +5,6 @@ Both normalise as ImageNet. Weights are read from safetensors only.
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torchvision.transforms.v2.functional import resize
 
 from foodray.errors import ConfigError
 from foodray.nn.backbone import PixelNorm
+from foodray.nn.hub import load_network, reason
 from foodray.nn.proposals.automatic import Prompted
 from foodray.nn.proposals.config import ProposerConfig
 
@@ -32,7 +32,7 @@ def make_prompted(config: ProposerConfig, device_name: str = "cpu") -> Prompted:
         device = torch.device(device_name)
         torch.zeros(1, device=device)
     except Exception as error:
-        raise ConfigError(f"device = {device_name!r} cannot be used ({_reason(error)}); set device = 'cpu', or one that torch sees") from error
+        raise ConfigError(f"device = {device_name!r} cannot be used ({reason(error)}); set device = 'cpu', or one that torch sees") from error
     if config.weights == "random":
         logger.warning("weights = 'random': a tiny untrained %s; its masks are noise and good for tests alone", config.backend)
         network = _tiny(config.backend)
@@ -108,23 +108,9 @@ def _published(config: ProposerConfig) -> nn.Module:
     import transformers
 
     kind: Any = transformers.SamModel if config.backend == "sam" else transformers.Sam2Model
-    local = Path(config.weights).is_dir()
-    if not local and (config.weights.startswith(("/", ".", "~", "s3://")) or config.weights.count("/") > 1):
-        raise ConfigError(f"weights = {config.weights!r} is not a folder here; fetch it first, or give a hub name such as {HUB_NAMES[config.backend]!r}")
-    try:
-        network, told = kind.from_pretrained(config.weights, use_safetensors=True, local_files_only=local, output_loading_info=True)
-    except Exception as error:
-        remedy = "the folder must hold config.json and model.safetensors" if local else "connect to the model hub once, or give a local folder that holds them"
-        raise ConfigError(
-            f"weights = {config.weights!r}: the weights of {config.backend} could not be had ({_reason(error)}); "
-            f"{remedy}, or set backend = 'superpixels', which needs none"
-        ) from error
-    if told["missing_keys"]:
-        raise ConfigError(
-            f"weights = {config.weights!r} lack {len(told['missing_keys'])} tensors of {config.backend} (such as {min(told['missing_keys'])}); "
-            f"they must be {kind.__name__}'s, such as {HUB_NAMES[config.backend]!r}"
-        )
-    return network  # type: ignore[no-any-return]
+    otherwise = "backend = 'superpixels', which needs none"
+    network: nn.Module = load_network(kind, config.weights, setting="weights", what=config.backend, example=HUB_NAMES[config.backend], otherwise=otherwise)
+    return network
 
 
 def _tiny(backend: str) -> nn.Module:
@@ -178,7 +164,3 @@ def _tiny_sam2() -> nn.Module:
     prompt = {"image_size": TINY_SIDE_PX, "patch_size": 16, "hidden_size": 32}
     decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
     return Sam2Model(Sam2Config(vision_config={"model_type": "sam2_vision_model", **vision}, prompt_encoder_config=prompt, mask_decoder_config=decoder))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
