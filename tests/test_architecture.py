@@ -46,7 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "corpus/index.py": ("ray",),
     "corpus/cutting.py": ("ray",),
     "corpus/progress.py": ("ray",),
-    "tasks": rooms("corpus.samples", "corpus.schema"),  # the vocabulary: what a sample is, what columns are called
+    "tasks": rooms("corpus.samples", "corpus.schema", "corpus.label_file"),  # the vocabulary: what a sample is, what columns and classes are called
 }
 LONGEST = 400
 
