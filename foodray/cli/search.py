@@ -1,4 +1,4 @@
-"""`foodray tune FAMILY`, `foodray table1` and `foodray compare`: many runs and what they say together."""
+"""`foodray tune FAMILY`, `foodray table1`, `foodray compare` and `foodray longtail`: many runs and what they say together."""
 
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from foodray.cli.printing import print_progress, print_runs, print_search, print_trial
-from foodray.cli.train import FAMILIES, Preset, TaggingPreset, named, parse
+from foodray.cli.train import FAMILIES, LongtailPreset, Preset, TaggingPreset, named, parse
 
 _TUNE_HELP = """Search a family's settings with Ray Tune: every trial is a training run, chosen on validation.
 
@@ -51,7 +51,8 @@ def table1_help() -> None:
 
 def table1(arguments: list[str]) -> None:
     """Train what is missing of the table, write it and print it."""
-    from foodray.report.table1 import as_csv, make_table1
+    from foodray.report.runs import as_csv
+    from foodray.report.table1 import make_table1
     from foodray.storage.store import Store
     from foodray.training.table1 import Table1Config, train_table1
 
@@ -68,7 +69,8 @@ def table1(arguments: list[str]) -> None:
     table = make_table1({row: [run.store for run in of_row] for row, of_row in runs.items()})
     store = Store(config.results).sub(config.name)
     written = [
-        store.write(f"table1.{ending}", data, replace=True) for ending, data in (("md", table.markdown.encode()), ("csv", as_csv(table)), ("png", table.figure))
+        store.write(f"table1.{ending}", data, replace=True)
+        for ending, data in (("md", table.markdown.encode()), ("csv", as_csv(table.rows)), ("png", table.figure))
     ]
     print("\n" + table.markdown)
     print("\n".join(written))
@@ -80,7 +82,8 @@ def compare_help() -> None:
 
 def compare(arguments: list[str]) -> None:
     """Train what is missing of the comparison, write it and print it."""
-    from foodray.report.compare import as_csv, make_comparison
+    from foodray.report.compare import make_comparison
+    from foodray.report.runs import as_csv
     from foodray.storage.store import Store
     from foodray.training.compare import CompareConfig, train_comparison
 
@@ -96,7 +99,44 @@ def compare(arguments: list[str]) -> None:
     runs = train_comparison(config, print_runs)
     made = make_comparison({split: {name: [run.store for run in of_one] for name, of_one in of_split.items()} for split, of_split in runs.items()})
     store = Store(config.results).sub(config.name)
-    files = {"compare.md": made.markdown.encode(), "compare.csv": as_csv(made), "minutes.png": made.minutes, "f1.png": made.f1}
+    files = {"compare.md": made.markdown.encode(), "compare.csv": as_csv(made.rows), "minutes.png": made.minutes, "f1.png": made.f1}
+    written = [store.write(name, data, replace=True) for name, data in files.items()]
+    print("\n" + made.markdown)
+    print("\n".join(written))
+
+
+_LONGTAIL_HELP = """Train rows of the long-tail tables over seeds, on Ray Tune, and compare them: by default the report's ablation of the frequency head.
+
+Every row and seed is an ordinary run below RESULTS/NAME; rows that differ in their second stage alone go on from the same first stage. The same
+command again trains only what is missing. Writes longtail.md, longtail.csv, longtail_differences.csv and longtail.png: accuracy of frequent, common and
+rare classes with spread over seeds, differences with intervals, and what they say of the published claims."""
+
+
+def longtail_help() -> None:
+    """Compare remedies for a long tail of rare classes: foodray longtail --help."""
+
+
+def longtail(arguments: list[str]) -> None:
+    """Train what is missing of the table, write it and print it."""
+    from foodray.report.longtail import make_longtail_table
+    from foodray.report.runs import as_csv
+    from foodray.storage.store import Store
+    from foodray.training.longtail import LongtailTableConfig, train_longtail_table
+
+    @dataclass(frozen=True, kw_only=True)
+    class Longtail(LongtailTableConfig):
+        corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+        """Location of the corpus, local or s3://."""
+        preset: LongtailPreset = "transfg"
+        """Where the task's settings start: transfg (ViT-B/16 at 448 px with parts, SGD), vit (the same without parts), resnet (ResNet-50, AdamW)."""
+
+    parsed = parse(FAMILIES["longtail"](), Longtail, arguments, prog="foodray longtail", description=_LONGTAIL_HELP, name="longtail")
+    config = LongtailTableConfig(**{item.name: getattr(parsed, item.name) for item in fields(LongtailTableConfig)})
+    runs = train_longtail_table(config, print_runs)
+    made = make_longtail_table({row: [run.store for run in of_row] for row, of_row in runs.items()})
+    store = Store(config.results).sub(config.name)
+    files = {"longtail.md": made.markdown.encode(), "longtail.csv": as_csv(made.rows), "longtail.png": made.figure}
+    files |= {"longtail_differences.csv": as_csv(made.differences)} if len(made.differences) else {}
     written = [store.write(name, data, replace=True) for name, data in files.items()]
     print("\n" + made.markdown)
     print("\n".join(written))

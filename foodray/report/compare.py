@@ -4,7 +4,6 @@ In: the folders of finished runs by split and backbone, one a seed. Out: a Markd
 resamples dishes, of which photos resemble each other; chance in training is not in it, so the spread over seeds stands beside.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib import pyplot as plt
 
 from foodray.report.figures import png
 from foodray.report.intervals import clustered_mean, over_seeds
+from foodray.report.runs import percent, read_run
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
@@ -50,7 +50,7 @@ def make_comparison(runs: Mapping[str, Mapping[str, Sequence[Store]]]) -> Compar
     notes: list[str] = []
     is_sample = False
     for split, of_split in runs.items():
-        found = {name: [_read(store) for store in stores] for name, stores in of_split.items()}
+        found = {name: [read_run(store) for store in stores] for name, stores in of_split.items()}
         lines += [{"split": split, "row": name, "baseline": False, **_line(entries, of_split[name])} for name, entries in found.items()]
         entries = next(iter(found.values()))  # baselines do not depend on the network
         for name in entries[0]["metrics"]["baselines"]:
@@ -61,15 +61,6 @@ def make_comparison(runs: Mapping[str, Mapping[str, Sequence[Store]]]) -> Compar
     rows = pd.DataFrame(lines)
     note = "rendered sample data: not a result" if is_sample else ""
     return Comparison(markdown=_page(rows, notes, note), rows=rows, minutes=_minutes(rows, note), f1=_f1(rows, note))
-
-
-def as_csv(comparison: Comparison) -> bytes:
-    """The rows as CSV."""
-    return comparison.rows.to_csv(index=False).encode()
-
-
-def _read(store: Store) -> dict[str, Any]:
-    return {"metrics": json.loads(store.read("metrics.json")), "info": json.loads(store.read("run.json"))}
 
 
 def _line(entries: Sequence[dict[str, Any]], stores: Sequence[Store]) -> dict[str, Any]:
@@ -114,19 +105,12 @@ def _page(rows: pd.DataFrame, notes: Sequence[str], note: str) -> str:
     lines += ["The interval of F1 by photo (95 %) resamples dishes; chance in training is not in it. Minutes are of training and validation alone.", ""]
     lines += [f"| split | tagger | {' | '.join(METRICS.values())} | F1 by photo, interval | minutes |", "|---" * (len(METRICS) + 4) + "|"]
     for _, row in rows.iterrows():
-        cells = [_cell(row, name) for name in METRICS]
+        cells = [percent(row, name) for name in METRICS]
         interval = "–" if row["baseline"] else f"{100 * row['sample_f1_low']:.1f} to {100 * row['sample_f1_high']:.1f} ({row['num_groups']:.0f} dishes)"
         title = f"*{row['row']}*" if row["baseline"] else row["row"]
         minutes = "–" if row["baseline"] else f"{row['minutes']:.1f}"
         lines.append(f"| {SPLITS[row['split']]} | {title} | {' | '.join(cells)} | {interval} | {minutes} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(row: "pd.Series[Any]", name: str) -> str:
-    value, spread = row.get(name), row.get(f"{name}_sd")
-    if value is None or pd.isna(value):
-        return "–"
-    return f"{100 * value:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None and not pd.isna(spread) else "")
 
 
 def _minutes(rows: pd.DataFrame, note: str) -> bytes:

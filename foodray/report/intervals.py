@@ -34,6 +34,16 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def verdict(found: Interval, claimed: float, *, seeds_agree: bool) -> str:
+    """What a difference says of a claimed one: supported where its interval lies on the claim's side of zero and every seed has its sign,
+    contradicted where both are so on the other side, and otherwise not decided."""
+    if not found.excludes_zero():
+        return "not decided"
+    if not seeds_agree:
+        return "not decided: seeds disagree"
+    return "supported" if (found.estimate > 0) == (claimed > 0) else "contradicted"
+
+
 def over_seeds(found: Sequence[Mapping[str, float | None]], names: Mapping[str, str]) -> dict[str, Any]:
     """Mean and standard deviation (`NAME_sd`, None for one seed) of each number that is there, one entry a seed; `names` is column to key."""
     cells: dict[str, Any] = {}

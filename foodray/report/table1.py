@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from foodray.report.figures import UNITS, png
-from foodray.report.intervals import Interval, clustered_mean, over_seeds
+from foodray.report.intervals import Interval, clustered_mean, over_seeds, verdict
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
@@ -190,8 +190,7 @@ def _mccr(frame: pd.DataFrame) -> str:
 def sentence(entry: Mapping[str, Any], target: str) -> str:
     """Whether the data support what the paper found for a row, against the single-task networks.
 
-    A claim is the sign of the published difference. It is supported where the interval lies wholly on that side of zero and every seed agrees,
-    contradicted where both are so on the other side, and otherwise not decided.
+    A claim is the sign of the published difference.
     """
     paper = PUBLISHED[entry["row"]]
     told = []
@@ -199,13 +198,10 @@ def sentence(entry: Mapping[str, Any], target: str) -> str:
         single = PUBLISHED[SINGLE[name]]
         claimed = (paper.accuracy or 0) - (single.accuracy or 0) if name == "accuracy" else (paper.mae_kcal or 0) - (single.mae_kcal or 0)
         found, low, high = (entry[f"{name}_difference{end}"] * factor for end in ("", "_lo", "_hi"))
-        verdict = "not decided"
-        if (low > 0 or high < 0) and not entry[f"{name}_seeds_agree"]:
-            verdict = "not decided: seeds disagree"
-        elif low > 0 or high < 0:
-            verdict = "supported" if (found > 0) == (claimed > 0) else "contradicted"
+        interval = Interval(estimate=found, low=low, high=high, level=0.95, num_items=0, num_groups=entry["num_groups"])
+        said = verdict(interval, claimed, seeds_agree=entry[f"{name}_seeds_agree"])
         published = f"{claimed:+.1f} {unit if name == 'accuracy' else 'kcal'}"
-        told.append(f"{title}: published {published}, here {found:+.1f} {unit} ({low:+.1f} to {high:+.1f}): **{verdict}**")
+        told.append(f"{title}: published {published}, here {found:+.1f} {unit} ({low:+.1f} to {high:+.1f}): **{said}**")
     return f"{paper.title} against the single-task networks. {'; '.join(told)}."
 
 
@@ -222,8 +218,3 @@ def _figure(metrics: Mapping[str, Sequence[dict[str, Any]]], key: str, target: s
         axis.invert_yaxis()
         axis.set(xlabel=f"{label}; grey: seeds, blue: mean, dashed: single task")
     return png(figure, "rendered sample data: not a result" if sample_data else "")
-
-
-def as_csv(table: Table1) -> bytes:
-    """The rows as CSV; numbers in full, shares as shares."""
-    return table.rows.to_csv(index=False).encode()

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from foodray.report.intervals import clustered_mean
-from foodray.report.table1 import PUBLISHED, as_csv, make_table1, sentence
+from foodray.report.runs import as_csv
+from foodray.report.table1 import PUBLISHED, make_table1, sentence
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes
 from foodray.tasks.mtl import ROWS
@@ -100,7 +101,7 @@ def test_seeds_disagree_where_one_has_the_difference_with_another_sign(tmp_path:
 
 
 def test_the_csv_holds_every_row_and_baseline(runs: dict[str, list[Store]]) -> None:
-    lines = as_csv(make_table1(runs)).decode().splitlines()
+    lines = as_csv(make_table1(runs).rows).decode().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == [*runs, "baseline: mean", "baseline: most frequent class"]
     assert make_table1(runs).figure.startswith(b"\x89PNG")
 

@@ -10,7 +10,8 @@ from foodray.analyzer.networks import load_network
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
 from foodray.errors import ConfigError
-from foodray.report.compare import as_csv, make_comparison
+from foodray.report.compare import make_comparison
+from foodray.report.runs import as_csv
 from foodray.storage.tables import read_parquet
 from foodray.tasks.base import Optimizer
 from foodray.tasks.tagging import TaggingConfig, TaggingTask
@@ -79,7 +80,7 @@ def test_the_page_and_figures_are_made_of_the_runs(runs: Runs) -> None:
         assert rows.loc[name, "sample_f1_low"] <= rows.loc[name, "sample_f1"] <= rows.loc[name, "sample_f1_high"]
     assert "not a result" in made.markdown  # the discs are drawn
     assert made.markdown.count("| by photo |") == 4
-    assert as_csv(made).count(b"\n") == 5
+    assert as_csv(made.rows).count(b"\n") == 5
     assert made.minutes.startswith(b"\x89PNG")
     assert made.f1.startswith(b"\x89PNG")
 

@@ -218,7 +218,7 @@ def preset(name: str, row: str = "baseline") -> LongtailConfig:
 def with_row(config: LongtailConfig, row: str) -> LongtailConfig:
     """The settings changed into those of a row of the tables; a second stage has the length that `config` gives, or 10 epochs."""
     changes = dict(ROWS[row])
-    second = {"epochs": config.second.epochs or 10, **changes["second"]} if "second" in changes else {"epochs": 0}
+    second: dict[str, Any] = {"epochs": config.second.epochs or 10, **changes["second"]} if "second" in changes else {"epochs": 0}
     changes["second"] = replace(config.second, **second)
     for name in ("semantic", "separator"):
         if name in changes:
