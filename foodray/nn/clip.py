@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from foodray.errors import ConfigError
 from foodray.nn.backbone import PixelNorm
-from foodray.nn.hub import load_config, load_network, load_tokenizer, seeded, spread, tokenize
+from foodray.nn.hub import load_config, load_network, load_tokenizer, seeded, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class ClipNet(nn.Module):
 
     def forward(self, image_B3SS: Tensor, class_B: Tensor | None = None) -> dict[str, Tensor]:
         """With the classes of the images: `image_BD` and `text_BD` of length 1, and `scale`, at most 100. Without: `logits_BC`. All float32."""
+        if torch.is_grad_enabled():  # the weights may be about to change: a fused optimizer does so without a trace
+            self._kept = None
         image_BD = _unit(self.clip.get_image_features(pixel_values=self.pixels(image_B3SS)).pooler_output)
         if class_B is None:
             with torch.autocast(image_BD.device.type, enabled=False):
@@ -88,7 +90,7 @@ class ClipNet(nn.Module):
         if self.training or torch.is_grad_enabled() or self.prompts.is_inference():
             return self._encode(self.prompts)
         weights = (*self.clip.text_model.parameters(), self.clip.text_projection.weight, self.prompts)
-        state = tuple((id(tensor), tensor.data_ptr(), tensor._version) for tensor in weights)  # an average of weights is updated in eval mode
+        state = tuple((tensor.data_ptr(), tensor._version) for tensor in weights)  # an average of weights is updated in eval mode
         if self._kept is None or self._kept[0] != state:
             self._kept = state, self._encode(self.prompts)
         return self._kept[1]
@@ -98,6 +100,11 @@ class ClipNet(nn.Module):
         if mode:
             self._kept = None
         return super().train(mode)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """Of this module or of one that holds it; what was kept of the prompts is dropped."""
+        self._kept = None
+        super()._load_from_state_dict(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles carry: all but the kept vectors."""
@@ -216,6 +223,4 @@ def _tiny_network(config: Any) -> Any:
     from transformers import CLIPModel
 
     with seeded():
-        network = CLIPModel(config)
-        spread(network)
-    return network
+        return CLIPModel(config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foodray.errors import ConfigError
 
@@ -98,14 +98,6 @@ def seeded() -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(state)
-
-
-def spread(network: nn.Module) -> None:
-    """Weights with the spread of their inputs, so that a tiny network tells its inputs apart: the library's own start gives values near 0."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
 
 
 def reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from foodray.errors import ConfigError
-from foodray.nn.hub import load_config, load_network, load_tokenizer, seeded, spread, tokenize
+from foodray.nn.hub import load_config, load_network, load_tokenizer, seeded, tokenize
 
 log = logging.getLogger(__name__)
 
@@ -104,5 +104,4 @@ def _tiny(texts: Sequence[str]) -> tuple[Any, Any]:
     config = BertConfig(vocab_size=len(words), hidden_size=RANDOM_WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
     with seeded():
         network: Any = BertModel(config, add_pooling_layer=False)
-        spread(network)
     return network, tokenizer

@@ -39,6 +39,13 @@ def folder(tmp_path: Path) -> str:
     return str(path)
 
 
+def edit_config(folder: Path, **of_text: Any) -> None:
+    """Change settings of the text side in config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"].update(of_text)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @torch.inference_mode()
 def logits(network: ClipNet, image_B3SS: Tensor) -> Tensor:
     return network.eval()(image_B3SS)["logits_BC"]  # type: ignore[no-any-return]
@@ -66,6 +73,13 @@ def test_zero_shot_logits_are_those_of_transformers_at_any_side(side_px: int, fo
     found = logits(network, image_B3SS)
     torch.testing.assert_close(found, theirs(folder, image_B3SS, TEXTS), atol=1e-4, rtol=1e-4)
     assert found.std() > 0.1  # the tiny network tells prompts and images apart
+
+
+def test_an_old_config_that_ends_texts_with_2_reads_them_to_their_end(folder: str) -> None:
+    """As openai's published ones do."""
+    first = logits(ClipNet(folder, texts=TEXTS, side_px=64), images(2))
+    edit_config(Path(folder), eos_token_id=2)
+    torch.testing.assert_close(logits(ClipNet(folder, texts=TEXTS, side_px=64), images(2)), first)
 
 
 def test_training_gives_the_vectors_that_the_logits_are_made_of() -> None:
@@ -147,6 +161,13 @@ def changed_by_a_step(network: ClipNet) -> None:
     optimizer.step()
 
 
+def changed_in_eval_mode(network: ClipNet) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, fused=True)
+    classes = torch.tensor([0, 1])
+    clip_sum(**network.eval()(images(2), classes), class_B=classes, targets="diagonal").backward()
+    optimizer.step()
+
+
 def changed_in_place(network: ClipNet) -> None:
     with torch.no_grad():  # as an average of weights is updated, without a call of train()
         torch._foreach_mul_(list(network.clip.text_model.parameters()), 0.9)
@@ -162,10 +183,16 @@ def loaded_by_assignment(network: ClipNet) -> None:
 
 
 def with_other_prompts(network: ClipNet) -> None:
-    network.load_state_dict({**network.state_dict(), "prompts": network.prompts.flip(0)})
+    network.prompts.copy_(network.prompts.flip(0))
 
 
-@pytest.mark.parametrize("change", [changed_by_a_step, changed_in_place, loaded, loaded_by_assignment, with_other_prompts])
+def with_other_storage(network: ClipNet) -> None:
+    network.clip.text_projection.weight.data = network.clip.text_projection.weight.data.roll(1, 0)
+
+
+@pytest.mark.parametrize(
+    "change", [changed_by_a_step, changed_in_eval_mode, changed_in_place, loaded, loaded_by_assignment, with_other_prompts, with_other_storage]
+)
 def test_kept_vectors_follow_every_change_of_the_weights(change: Callable[[ClipNet], None]) -> None:
     network, image_B3SS = ClipNet("random", texts=TEXTS, side_px=64), images(2)
     before = logits(network, image_B3SS)
@@ -175,6 +202,14 @@ def test_kept_vectors_follow_every_change_of_the_weights(change: Callable[[ClipN
     after = logits(network, image_B3SS)
     torch.testing.assert_close(after, logits(fresh, image_B3SS), atol=1e-5, rtol=1e-5)
     assert (after - before).abs().max() > 1e-3
+
+
+def test_a_loaded_state_drops_what_is_kept_wherever_its_tensors_lie() -> None:
+    network = ClipNet("random", texts=TEXTS, side_px=64)
+    logits(network, images(1))
+    assert network._kept is not None
+    torch.nn.ModuleDict({"student": network}).load_state_dict({f"student.{name}": tensor for name, tensor in network.state_dict().items()}, assign=True)
+    assert network._kept is None
 
 
 def test_prompts_are_encoded_once_in_eval_mode_and_dropped_by_train() -> None:
@@ -187,6 +222,13 @@ def test_prompts_are_encoded_once_in_eval_mode_and_dropped_by_train() -> None:
     network.train()
     assert torch.equal(logits(network, image_B3SS), first)
     assert len(calls) == 2
+
+
+def test_a_network_made_for_inference_alone_keeps_nothing_and_answers() -> None:
+    with torch.inference_mode():
+        network = ClipNet("random", texts=TEXTS, side_px=64)
+        torch.testing.assert_close(logits(network, images(1)), logits(ClipNet("random", texts=TEXTS, side_px=64), images(1)))
+    assert network._kept is None
 
 
 def test_with_gradients_nothing_is_kept() -> None:
@@ -224,6 +266,7 @@ def test_a_bundle_is_loaded_without_hub_folder_and_tokenizer(folder: str, tmp_pa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     bundle = read_bundle(str(tmp_path / "bundle"))
     again = ClipNet.from_facts(bundle.card["state"]["facts"], num_classes=len(TEXTS))
+    assert bundle.card["state"]["facts"] == network.facts == again.facts
     again.load_state_dict(dict(bundle.weights))
     assert torch.equal(logits(again, image_B3SS), first)
 
@@ -252,9 +295,7 @@ def test_half_precision_weights_are_read_as_float32(folder: str) -> None:
 
 
 def with_another_end(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["eos_token_id"] = 7
-    (folder / "config.json").write_text(json.dumps(config))
+    edit_config(folder, eos_token_id=7)
 
 
 def of_another_type(folder: Path) -> None:
