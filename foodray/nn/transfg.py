@@ -92,7 +92,7 @@ class PartViT(nn.Module):
 
     def _embedded(self, image_B3SS: Tensor, cls_BD: Tensor | None) -> Tensor:
         patches_BND = self.patch_embed(image_B3SS)
-        cls_B1D = self.cls_token.expand(patches_BND.shape[0], -1, -1) if cls_BD is None else cls_BD[:, None].to(patches_BND.dtype)
+        cls_B1D = self.cls_token.expand(patches_BND.shape[0], -1, -1) if cls_BD is None else cls_BD[:, None]
         if self.no_embed_class:
             tokens_BND = torch.cat([cls_B1D, patches_BND + self.pos_embed], dim=1)
         else:
@@ -125,6 +125,7 @@ def contrastive_sum(z_BD: Tensor, class_B: Tensor, *, margin: float, others_MD: 
     features of all ranks (`gather_features`) or of another pass; without others those of `z_BD` with itself, i = j included, which add 0
     (to the rounding of a cosine).
     """
+    assert (others_MD is None) == (others_class_M is None), "features of others come with their classes"
     others_MD, others_class_M = (z_BD, class_B) if others_MD is None or others_class_M is None else (others_MD, others_class_M)
     with torch.autocast(z_BD.device.type, enabled=False):
         cos_BM = normalize(z_BD.float(), dim=1) @ normalize(others_MD.float(), dim=1).mT
@@ -186,7 +187,9 @@ def _step(block: Any, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mixed_BND = attn.proj_drop(attn.proj(attn.norm(mixed_BHNK.transpose(1, 2).flatten(2))))
     tokens_BND = tokens_BND + block.drop_path1(block.ls1(mixed_BND))
     tokens_BND = tokens_BND + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens_BND))))
-    return tokens_BND, query_BHNK.detach(), key_BHNK.detach()
+    if query_BHNK.requires_grad:  # autograd keeps the whole product for the backward pass
+        return tokens_BND, query_BHNK.detach(), key_BHNK.detach()
+    return tokens_BND, query_BHNK.clone(), key_BHNK.clone()  # as parts of the product they would keep the values too
 
 
 def _made(backbone: str | VisionTransformer, weights: str, side_px: int, stride_px: int) -> Any:
@@ -207,9 +210,9 @@ def _made(backbone: str | VisionTransformer, weights: str, side_px: int, stride_
 
 def _plain_size(network: Any, side_px: int, stride_px: int) -> tuple[int, int]:
     """Height and width of the image whose plain split has as many patches; raises `ConfigError` for what cannot be cut, or has no parts."""
-    if missing := _exotic(network):
+    if found := _exotic(network):
         raise ConfigError(
-            f"backbone: parts need a timm VisionTransformer of the plain build, and {type(network).__name__} has {missing}; try 'vit_base_patch16_224'"
+            f"backbone: parts need a timm VisionTransformer of the plain build, and {type(network).__name__} has {found}; try 'vit_base_patch16_224'"
         )
     patch: tuple[int, int] = network.patch_embed.patch_size
     if not 1 <= stride_px <= min(patch):
@@ -241,7 +244,7 @@ def _restrided(embed: Any, side_px: int, stride_px: int) -> nn.Module:
     """The patch embedding, cutting images of `side_px` every `stride_px`; its weights stay."""
     embed.proj.stride = (stride_px, stride_px)
     embed.img_size = (side_px, side_px)  # the grid is that of the plain split already
-    embed.strict_img_size, embed.flatten = True, True  # also where timm would have resampled in every forward
+    embed.strict_img_size, embed.flatten, embed.dynamic_img_pad = True, True, False  # where timm would have taken any size
     made: nn.Module = embed
     return made
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench import decode, memory, score, serve, train, tune
+from tests.bench import decode, memory, parts, score, serve, train, tune
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -12,6 +12,7 @@ def rows() -> Iterator[dict[str, Any]]:
     yield from decode.run()
     yield from train.run()
     yield from tune.run()
+    yield from parts.run()
     if "FOODRAY_DATA" not in os.environ:
         print("archive scoring is not measured: it needs real photos, FOODRAY_DATA=../shared/data")
         return
