@@ -232,7 +232,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "two_stages": {"second": {}},
     "aux_second": {"second": {}, "frequency": "second"},
     "aux_both": {"second": {}, "frequency": "both"},
-    "crt": {"second": {"reset": True}},
+    "crt": {"second": {"trains": "heads", "reset": True}},
     "tau_norm": {"after": "tau_norm"},
     "logit_adjustment": {"after": "logit_adjustment"},
     "balanced_softmax": {"loss": "balanced_softmax"},
