@@ -60,8 +60,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         if not self.lr > 0 or self.weight_decay < 0 or not 0 <= self.warmup_fraction < 1 or not 0 <= self.beta2 < 1 or not self.eps > 0:
             raise ConfigError(
-                f"optimizer: lr = {self.lr} and eps = {self.eps} must be > 0, weight_decay = {self.weight_decay} >= 0, "
-                f"0 <= warmup_fraction = {self.warmup_fraction} < 1, 0 <= beta2 = {self.beta2} < 1"
+                f"optimizer: lr = {self.lr} must be > 0, weight_decay = {self.weight_decay} >= 0, 0 <= warmup_fraction = {self.warmup_fraction} < 1, "
+                f"0 <= beta2 = {self.beta2} < 1, eps = {self.eps} > 0"
             )
 
 
