@@ -12,7 +12,7 @@ so that attention is not uniform.
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ NUM_PHOTOS = {224: 4, 448: 1}
 """Photos at a time; one where not named."""
 
 
-def run(sizes: tuple[int, ...] = (224,), rounds: int = 5) -> list[dict[str, Any]]:
-    """Rows with name, ratio (kept maps / swept row, so that more is better), goal and detail."""
-    return [row for side_px in sizes for row in (*_times(side_px, rounds), _memory(side_px))]
+def run(sizes: tuple[int, ...] = (224,), rounds: int = 5) -> Iterator[dict[str, Any]]:
+    """Rows, each when it is done, with name, ratio (kept maps / swept row, so that more is better), goal and detail."""
+    for side_px in sizes:
+        yield from _times(side_px, rounds)
+        yield _memory(side_px)
 
 
 def _times(side_px: int, rounds: int) -> list[dict[str, Any]]:
