@@ -130,7 +130,9 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
     assert "foodray index STUDY" in text
 
 
-@pytest.mark.parametrize("command", ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "show", "score", "analyze"])
+@pytest.mark.parametrize(
+    "command", ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "show", "score", "analyze"]
+)
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
     code, text = said([command, "--help"])
     assert code == 0

@@ -23,6 +23,7 @@ from foodray.storage.bundle import read_bundle, write_bundle
 from foodray.storage.store import Store
 from foodray.tasks import TASKS, task_of
 from foodray.tasks.base import Task
+from foodray.tasks.distillation import DistillationConfig, Teacher
 from foodray.tasks.longtail import LongtailConfig, with_row
 from foodray.tasks.longtail.config import Clip, SecondStage, Semantic
 from foodray.tasks.longtail.groups import GroupConfig
@@ -36,6 +37,7 @@ TINY: dict[str, Any] = {"backbone": "test_resnet", "weights": "random", "side_px
 
 SMALL: dict[str, Any] = {"side_px": 64, "epochs": 2}
 
+TEACHER = Teacher(backbone="resnet10t", weights="random")
 GROUPS = GroupConfig(by="thirds")
 CNN = LongtailConfig(**TINY, stride_px=0, parts=False, contrastive=0.0, groups=GROUPS)
 VIT = LongtailConfig(backbone="test_vit", weights="random", side_px=32, epochs=2, stride_px=8, groups=GROUPS)
@@ -75,6 +77,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "separator": with_row(CNN, "separator"),
         "separator, soft": with_row(VIT, "separator_soft"),
         "CLIP": LongtailConfig(method="clip", side_px=32, epochs=2, stride_px=0, parts=False, contrastive=0.0, clip=Clip(model="random")),
+    },
+    "mtl-distillation": {
+        "JDNet": DistillationConfig(student=MtlConfig(**TINY, **ROWS["classification"]), teacher=TEACHER, epochs=2, width=16),
+        "with portions, one way, attention": DistillationConfig(student=MtlConfig(**TINY), teacher=TEACHER, epochs=2, width=16, rho=0.0, maps="attention"),
+    },
+    "tagging-distillation": {
+        "attention": DistillationConfig(student=TaggingConfig(**TINY), teacher=TEACHER, epochs=2, width=16, maps="attention"),
+    },
+    "longtail-distillation": {
+        "plain": DistillationConfig(student=CNN, teacher=TEACHER, epochs=2, stages=False, maps="none", ramp_epochs=0.0),
     },
 }
 """Tiny settings of each family: every kind of head and of input once."""

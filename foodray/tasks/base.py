@@ -98,6 +98,22 @@ class Stage:
     """Of the training side: all, four fifths of its participants, or the fifth that those leave out, on which no weight of theirs was trained."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distillable:
+    """Where a family's network and batch have what teacher and student compare."""
+
+    backbone: str
+    """Name of the backbone among the network's modules."""
+    head: str | None
+    """Name of the linear layer from pooled features to logits; None where other layers lie between."""
+    logits: str
+    """The output that tells classes (B, C), or tags (B, T)."""
+    truth: str
+    """What the batch calls the truth: class ids (B,), -1 for unknown, or tags (B, T)."""
+    term: str
+    """The loss's term of these logits."""
+
+
 class Task(ABC):
     """One family of models. Subclasses are small immutable objects: a config and what was learned from the labels."""
 
@@ -223,3 +239,15 @@ class Task(ABC):
     def at(self, stage: Stage) -> "Task":
         """The task as it is in a stage, where its forward pass or its loss differs there."""
         return self
+
+    def weights_at(self, epoch: float) -> dict[str, float]:
+        """`loss_weights` after so many epochs of the stage, where they change in its course."""
+        return self.loss_weights
+
+    def delivered(self, weights: Mapping[str, Tensor]) -> tuple["Task", dict[str, Tensor]]:
+        """What becomes the bundle: the task and its network's weights, without what served training alone."""
+        return self, dict(weights)
+
+    def distillable(self) -> Distillable:
+        """Where teacher and student meet; raises `ConfigError` for a model that cannot be a student."""
+        raise ConfigError(f"a {self.name} model cannot be a student: it does not name classes or tags of a square; distil mtl, tagging or longtail")

@@ -125,3 +125,25 @@ class MeanError(Metric):
     def compute(self) -> Tensor:
         """The bias."""
         return self.error / self.total
+
+
+class Share(Metric):
+    """How often something was right, 0 to 1; nan where nothing was asked."""
+
+    full_state_update = False
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("right", "total"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, is_right_B: Tensor) -> None:
+        """Add answers (B,), bool."""
+        self.right += is_right_B.sum()
+        self.total += len(is_right_B)
+
+    def compute(self) -> Tensor:
+        """The share."""
+        return self.right.double() / self.total

@@ -265,7 +265,6 @@ class _StageRun:
         self.model = _distributed(loop.network, loop.device) if loop.part.world > 1 else loop.network
         self.seed = (loop.config.seed, loop.position.stage, loop.part.rank)
         self.names = sorted(self.task.loss_weights)
-        self.weights = torch.tensor([self.task.loss_weights[name] for name in self.names], device=loop.device)
         self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=loop.device)
 
     def step(self, micro_batches: list[dict[str, Tensor]]) -> None:
@@ -275,7 +274,9 @@ class _StageRun:
         counts = torch.stack([self._vector(self.task.counts(batch)) for batch in micro_batches]).sum(0)
         if loop.part.world > 1:
             dist.all_reduce(counts)
-        scale = self.weights * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
+        weights = self.task.weights_at(loop.position.step / self.steps_per_epoch)
+        factor = torch.tensor([weights[name] for name in self.names], device=loop.device)
+        scale = factor * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
         for index, batch in enumerate(micro_batches):
             with self._no_sync(index < len(micro_batches) - 1):
                 with loop.autocast():

@@ -117,8 +117,9 @@ def _results(loop: Loop, assignment: Assignment, seconds: float) -> None:
     loop.task = loop.task.calibrate(_tensors(_gathered(raw, loop.part.world)), assignment.val_rows) if wanted else loop.task
     test, by_class = _test(loop, assignment.store) if assignment.evaluate_test else (None, {})
     if loop.part.rank == 0:
-        card = _card(loop.task, assignment, validation, test)
-        bundle = write_bundle(assignment.store.sub("bundle"), card, loop.kept.weights, replace=True)
+        task, weights = loop.task.delivered(loop.kept.weights)
+        card = _card(task, assignment, validation, test)
+        bundle = write_bundle(assignment.store.sub("bundle"), card, weights, replace=True)
         results: dict[str, Any] = {"val": validation, "test": test, "history": loop.history, "state": loop.task.state(), "by_class": by_class}
         results |= {"bundle_id": bundle.bundle_id, "world_size": loop.part.world, "kept_epoch": loop.kept.epoch, "objective": loop.kept.objective}
         results["train_seconds"] = seconds
@@ -143,7 +144,7 @@ def _test(loop: Loop, store: Store) -> tuple[dict[str, float], dict[str, Any]]:
 def _card(task: Task, assignment: Assignment, validation: dict[str, float], test: dict[str, float] | None) -> dict[str, Any]:
     return {
         "task": type(task).name,
-        "config": to_plain(assignment.task.config),  # as it was given, not with the weights' local copy
+        "config": to_plain(assignment.task.delivered({})[0].config),  # as it was given, not with the weights' local copy
         "state": task.state(),
         "preprocessing": {**dataclasses.asdict(task.spec), "input": "uint8 RGB; normalisation is the network's first layer"},
         "metrics": without_nan({"val": validation, "test": test}),

@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from foodray.tasks.calibration import ECE_BINS
 from foodray.tasks.longtail.groups import GROUPS
+from foodray.tasks.metrics import Share
 
 
 class GroupAccuracy(Metric):
@@ -45,28 +46,6 @@ class GroupAccuracy(Metric):
             if (groups_C == index).any():
                 found[f"accuracy_{name}"] = right_C[groups_C == index].sum() / total_C[groups_C == index].sum()
         return found
-
-
-class Share(Metric):
-    """How often something was right, 0 to 1; nan where nothing was asked."""
-
-    full_state_update = False
-    right: Tensor
-    total: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for name in ("right", "total"):
-            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, is_right_B: Tensor) -> None:
-        """Add answers (B,), bool."""
-        self.right += is_right_B.sum()
-        self.total += len(is_right_B)
-
-    def compute(self) -> Tensor:
-        """The share."""
-        return self.right.double() / self.total
 
 
 def make_metrics(group_C: Tensor, *, tells_groups: bool) -> MetricCollection:

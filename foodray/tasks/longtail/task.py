@@ -21,7 +21,7 @@ from foodray.nn.imbalance import NEVER, effective_weights, largest_margin, log_p
 from foodray.nn.longtail import LongtailNet, LongtailShape, SeparatorNet
 from foodray.nn.text import encode_texts, semantic_sum
 from foodray.nn.transfg import contrastive_sum, gather_features
-from foodray.tasks.base import Rows, Stage, Task
+from foodray.tasks.base import Distillable, Rows, Stage, Task
 from foodray.tasks.calibration import Calibration, top_class_ece
 from foodray.tasks.classes import calibrated_classes, class_columns, class_ids, most_frequent
 from foodray.tasks.longtail.config import ROWS, LongtailConfig
@@ -339,3 +339,14 @@ class LongtailTask(Task):
     def at(self, stage: Stage) -> "LongtailTask":
         """With the terms of a stage."""
         return replace(self, stage=stage.name)
+
+    def distillable(self) -> Distillable:
+        """The classifier; raises `ConfigError` for other methods, and for what takes two stages or a run to start from."""
+        config = self.config
+        if config.method != "classifier" or config.second.epochs or config.start:
+            raise ConfigError(
+                f"method = {config.method!r} with its stages cannot be a student: teacher and student train in one stage; set method = 'classifier', "
+                "second.epochs = 0 and no start"
+            )
+        head = None if config.second.trains == "shared_bottleneck" or config.loss == "ldam" else "head"
+        return Distillable(backbone="backbone", head=head, logits="logits_BC", truth="class_id", term="class")

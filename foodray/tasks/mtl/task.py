@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy, softplus
 
 from foodray.config import from_plain, to_plain
 from foodray.corpus.samples import SampleSpec
-from foodray.errors import CorpusError
+from foodray.errors import ConfigError, CorpusError
 from foodray.nn.multitask import MultiTaskNet, MultiTaskShape
-from foodray.tasks.base import Rows, Stage, Task
+from foodray.tasks.base import Distillable, Rows, Stage, Task
 from foodray.tasks.calibration import Calibration, coverage, day_scores, group_quantile, top_class_ece
 from foodray.tasks.classes import calibrated_classes, class_columns, class_ids, most_frequent
 from foodray.tasks.mtl.config import ROWS, SCALE_POWER, SEARCH_SPACE, MtlConfig
@@ -291,3 +291,9 @@ class MtlTask(Task):
     def stages(self) -> tuple[Stage, ...]:
         """One stage: everything trains together."""
         return (Stage(name="joint", epochs=self.config.epochs, optimizer=self.config.optimizer, backbone=("classifier.*", "portion.*")),)
+
+    def distillable(self) -> Distillable:
+        """The classifier's tower; raises `ConfigError` without classes."""
+        if self.config.heads == "portion":
+            raise ConfigError("heads = 'portion' names no classes that a teacher could share; set heads = 'both' or 'classification'")
+        return Distillable(backbone="classifier", head="class_head", logits="logits_BC", truth="class_id", term="class")

@@ -70,8 +70,8 @@ def make_metrics(num_tags: int) -> MetricCollection:
 def update(metrics: MetricCollection, prob_BT: Tensor, given_BT: Tensor, truth_BT: Tensor) -> None:
     """Add a batch: probabilities, given and true tags (B, T)."""
     given_BT, truth_BT = given_BT.long(), truth_BT.long()
-    for name, metric in metrics.items():
-        metric.update(prob_BT if name == "map" else given_BT, truth_BT)
+    for name in ("sample_f1", "f1_micro", "f1_macro", "map", "subset_accuracy", "hamming"):
+        metrics[name].update(prob_BT if name == "map" else given_BT, truth_BT)
 
 
 def by_tag(metrics: MetricCollection, tags: tuple[str, ...]) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from foodray.config import from_plain, to_plain
 from foodray.corpus.samples import SampleSpec
 from foodray.errors import CorpusError
 from foodray.nn.tagging import TagNet, asymmetric_loss
-from foodray.tasks.base import Rows, Stage, Task
+from foodray.tasks.base import Distillable, Rows, Stage, Task
 from foodray.tasks.calibration import top_class_ece
 from foodray.tasks.tagging.config import TaggingConfig
 from foodray.tasks.tagging.thresholds import TagCalibration, fit, sample_f1
@@ -203,3 +203,7 @@ class TaggingTask(Task):
             return (Stage(name="finetune", epochs=config.epochs, optimizer=config.optimizer),)
         finetune = Stage(name="finetune", epochs=config.epochs, optimizer=config.optimizer, backbone=BACKBONE)
         return (Stage(name="head", epochs=config.first_epochs, optimizer=config.first_optimizer, frozen=BACKBONE), finetune)[0 if config.first_epochs else 1 :]
+
+    def distillable(self) -> Distillable:
+        """The whole network; a hidden layer lies between features and tags."""
+        return Distillable(backbone="backbone", head=None, logits="logits_BT", truth="tags", term="tags")
