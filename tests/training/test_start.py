@@ -105,6 +105,11 @@ def test_a_run_goes_on_from_another_in_object_storage_with_the_second_stage_alon
     assert json.loads(second.store.read("config.json"))["task"]["start"] == place  # as it was given, not the local copy
 
 
+def test_classes_are_counted_on_the_training_side_alone(first: Run) -> None:
+    state = read_bundle(first.store.uri("bundle")).card["state"]
+    assert dict(zip(state["labels"], state["counts_by_class"], strict=True)) == first.metrics["num_by_class"]["train"]
+
+
 class StoppedError(Exception):
     """Instead of going on."""
 
