@@ -175,6 +175,8 @@ def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, 
         return
     if found.get("ece") is not None:
         print(f"\ntemperature {fitted['temperature']:.2f}; calibration error of the top class on the test side {found['ece']:.1%}")
+    if found.get("tau") is not None:
+        print(f"strength of the rule after training, chosen on the validation side: tau = {found['tau']:.1f}")
     people = f"fitted on {fitted['num_participants']} participants"
     if fitted["portion_halfwidth"] is not None:
         shares = f"{found['coverage']:.1%} of the test items, mean over participants {found['coverage_participants']:.1%}, least {found['coverage_least']:.1%}"

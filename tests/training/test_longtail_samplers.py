@@ -73,6 +73,14 @@ def test_a_step_of_unique_classes_repeats_none_and_takes_the_larger_more_often(b
         assert found.max() <= 1 / 3
 
 
+def test_every_worker_has_like_shares_of_the_classes_of_a_step() -> None:
+    feed = feed_of(counts=COUNTS)
+    order = feed.order(a_stage("class_unique"), 4)
+    first = np.concatenate([next(PrepareSteps(None, order, Part(0, 2), 0)._micro_batches(step))[0] for step in range(400)])
+    names = feed.store.labels["class_name"][first]
+    assert [(names == label).mean() for label in LABELS] == pytest.approx([0.25] * 4, abs=0.05)  # of all four each step has one
+
+
 def test_more_photos_in_a_step_than_classes_are_refused_with_the_number() -> None:
     with pytest.raises(ConfigError, match=r"loop\.batch_size = 5 is more than the 4 classes of which a step may show none twice; lower it to 4"):
         feed_of(counts=COUNTS).order(a_stage("class_unique"), 5)
