@@ -299,6 +299,33 @@ class TestShow:
         assert "THE SPLIT LEAKS" in text
         assert "MCCR 0.5000 with C = 1, |I| = 6 correct of N = 8" in text
 
+    def shown(self, by_class: dict[str, dict[str, float | None]], test: dict[str, float], folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+        store = Store(str(folder))
+        store.write("metrics.json", json.dumps({**self.METRICS, "test": test, "baselines": {}, "by_class": by_class}).encode())
+        store.write("run.json", json.dumps({"split": {"method": "grouped"}}).encode())
+        main(["show", str(folder)])
+        return [words(line) for line in capsys.readouterr().out.splitlines()]
+
+    def test_classes_of_a_long_tail_stand_with_their_samples_and_their_groups_in_columns(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        rows: dict[str, dict[str, float | None]] = {"rare": {"accuracy": None, "num_samples": 0.0, "num_train": 3.0}}
+        rows["often"] = {"accuracy": 0.5, "num_samples": 20.0, "num_train": 1250.0}
+        test = {"accuracy": 0.5, "accuracy_macro": 0.25, "accuracy_frequent": 0.5, "accuracy_rare": 0.125}
+        lines = self.shown(rows, test, tmp_path, capsys)
+        assert "accuracy frequent rare mean of classes" in lines
+        assert "this model 50.0% 50.0% 12.5% 25.0%" in lines
+        at = lines.index("class accuracy samples train")
+        assert lines[at + 1 : at + 4] == ["often 50.0% 20 1,250", "rare - 0 3", ""]
+
+    def test_of_many_classes_the_best_and_the_worst_are_shown_and_the_place_of_the_others(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        rows: dict[str, dict[str, float | None]] = {f"c{index}": {"accuracy": (index * 37 % 101) / 100, "num_train": float(index)} for index in range(101)}
+        rows |= {"none": {"accuracy": None, "num_train": 500.0}}
+        lines = self.shown(rows, {"accuracy": 0.5}, tmp_path, capsys)
+        at = lines.index("class accuracy train")
+        shares = [float(line.split()[1].rstrip("%")) for line in lines[at + 1 : at + 22] if line != "…"]
+        assert shares == [*range(100, 90, -1), *range(9, -1, -1)]
+        assert lines[at + 11] == "…"
+        assert lines[at + 22] == f"the best and the worst of 102; all are in {tmp_path}/metrics.json under by_class"
+
 
 @pytest.mark.parametrize(("eta_s", "shown"), [(125, "2:05 left"), (None, "starting"), (0, "0:00 left")])
 def test_a_line_of_progress_tells_epoch_speed_time_left_and_the_latest_validation(eta_s: int | None, shown: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,8 @@ def print_scored(run: "Scored") -> None:
 
 
 MAE_COLUMNS = ("val_mae_kcal", "val_mae_g", "val_mae_ml")
+MOST_CLASSES, NUM_ENDS = 40, 10
+"""A longer list of classes is shown by its ends."""
 SHOWN = ("val_objective", "val_accuracy", *MAE_COLUMNS, "val_miou", "val_sample_f1")
 
 
@@ -134,7 +136,7 @@ def print_run(run: "Run") -> None:
         mccr = "undefined" if test["mccr"] is None else f"{test['mccr']:.4f}"
         print(f"\nMCCR {mccr} with C = {test['mccr_constant']:g}, {counts}: comparable on this test side only")
     if metrics.get("by_class"):
-        _print_classes(metrics["by_class"])
+        _print_classes(metrics["by_class"], run.store.uri("metrics.json"))
     if test:
         unit = next((name for name in ("kcal", "g", "ml") if f"mae_{name}" in test), "")
         _print_reliability(run.info.get("calibration"), metrics.get("reliability", {}), unit=unit)
@@ -143,14 +145,25 @@ def print_run(run: "Run") -> None:
         print(f"{title:12} {run.store.uri(key)}")
 
 
-def _print_classes(by_class: dict[str, dict[str, float | None]]) -> None:
-    """One line a class or tag, the one with most px or photos first."""
+def _print_classes(by_class: dict[str, dict[str, float | None]], place: str) -> None:
+    """One line a class or tag, the one with most px, photos or training samples first; of many the best and the worst, and where the others are."""
     first = next(iter(by_class.values()))
-    num, what = ("num_px", "class") if "num_px" in first else ("num_photos", "tag")
-    columns = [name for name in first if name != num]
-    print("\n" + f"{what:38}" + "".join(f"{name:>16}" for name in columns) + f"{num.removeprefix('num_'):>16}")
-    for label, row in sorted(by_class.items(), key=lambda entry: -(entry[1][num] or 0)):
-        print(f"{label:38}" + "".join(f"{_cell(row, name, '{:.1%}'):>16}" for name in columns) + f"{row[num]:>16,.0f}")
+    counts = [name for name in first if name.startswith("num_")]
+    scores = [name for name in first if name not in counts]
+    what = "tag" if "num_photos" in first else "class"
+    rows = sorted(by_class.items(), key=lambda entry: -(entry[1][counts[-1]] or 0))
+    if is_long := len(rows) > MOST_CLASSES:
+        known = sorted((entry for entry in rows if entry[1][scores[0]] is not None), key=lambda entry: -(entry[1][scores[0]] or 0))
+        rows = [*known[:NUM_ENDS], *known[NUM_ENDS:][-NUM_ENDS:]]
+    print("\n" + f"{what:38}" + "".join(f"{name.removeprefix('num_'):>16}" for name in scores + counts))
+    for index, (label, row) in enumerate(rows):
+        if is_long and index == NUM_ENDS:
+            print("…")
+        print(
+            f"{label:38}" + "".join(f"{_cell(row, name, '{:.1%}'):>16}" for name in scores) + "".join(f"{_cell(row, name, '{:,.0f}'):>16}" for name in counts)
+        )
+    if is_long:
+        print(f"the best and the worst of {len(by_class)}; all are in {place} under by_class")
 
 
 def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:
@@ -162,6 +175,8 @@ def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, 
         return
     if found.get("ece") is not None:
         print(f"\ntemperature {fitted['temperature']:.2f}; calibration error of the top class on the test side {found['ece']:.1%}")
+    if found.get("tau") is not None:
+        print(f"strength of the rule after training, chosen on the validation side: tau = {found['tau']:.1f}")
     people = f"fitted on {fitted['num_participants']} participants"
     if fitted["portion_halfwidth"] is not None:
         shares = f"{found['coverage']:.1%} of the test items, mean over participants {found['coverage_participants']:.1%}, least {found['coverage_least']:.1%}"
@@ -185,6 +200,8 @@ _COLUMNS = [
     ("subset_accuracy", "all tags right", "{:.1%}"),
     ("hamming", "wrong decisions", "{:.1%}"),
     ("accuracy", "accuracy", "{:.1%}"),
+    *((f"accuracy_{group}", group, "{:.1%}") for group in ("frequent", "common", "rare")),
+    ("accuracy_macro", "mean of classes", "{:.1%}"),
     ("accuracy_top5", "top-5", "{:.1%}"),
     *((f"mae_{unit}", f"MAE {unit}", "{:.1f}") for unit in ("kcal", "g", "ml")),
     ("mae_correct", "MAE correct", "{:.1f}"),

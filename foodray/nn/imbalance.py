@@ -20,15 +20,16 @@ def log_prior(counts_C: Tensor) -> Tensor:
 
 
 def largest_margin(counts_C: Tensor, largest: float) -> Tensor:
-    """Margins of LDAM (C,), proportional to n_j^(-1/4), the rarest class's `largest` (Cao et al. 2019, equation 13)."""
-    margin_C = counts_C.clamp_min(1).double() ** -0.25
+    """Margins of LDAM (C,), proportional to n_j^(-1/4), that of the rarest class with a sample `largest` (Cao et al. 2019, equation 13)."""
+    margin_C = torch.where(counts_C > 0, counts_C.clamp_min(1).double() ** -0.25, 0.0)
     return (margin_C * (largest / margin_C.max())).float()
 
 
 def effective_weights(counts_C: Tensor, beta: float) -> Tensor:
-    """Class weights (C,) proportional to (1 - beta) / (1 - beta^n_j), their mean 1 (Cui et al. 2019; the re-weighting of LDAM-DRW)."""
-    weight_C = (1 - beta) / (1 - beta ** counts_C.clamp_min(1).double())
-    return (weight_C / weight_C.mean()).float()
+    """Class weights (C,) proportional to (1 - beta) / (1 - beta^n_j), their mean over the classes with a sample 1 (Cui et al. 2019; the re-weighting
+    of LDAM-DRW); 0 for a class without one."""
+    weight_C = torch.where(counts_C > 0, (1 - beta) / (1 - beta ** counts_C.clamp_min(1).double()), 0.0)
+    return (weight_C * ((counts_C > 0).sum() / weight_C.sum())).float()
 
 
 class CosineHead(nn.Module):

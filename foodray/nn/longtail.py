@@ -75,7 +75,10 @@ class LongtailNet(nn.Module):
             outputs["z_BD"] = z_BD
         elif self.shape.normed:
             weight_CD: Tensor = self.head.weight  # type: ignore[assignment]
-            outputs |= {"logits_BC": linear(features_BD, weight_CD), "norm_BC": weight_CD.norm(dim=1).expand(len(z_BD), -1)}
+            outputs |= {
+                "logits_BC": linear(features_BD, weight_CD),
+                "norm_BC": weight_CD.norm(dim=1).expand(z_BD.shape[0], -1),
+            }  # not len(): a tracer would keep the number
         if text_BW is not None and self.semantic is not None:
             text_BD = self.semantic(text_BW)
             outputs["zh_BD"] = self.backbone(pixels_B3SS, text_BD) if second_pass else text_BD
@@ -99,7 +102,8 @@ Phase = Literal["base", "frequent", "common", "rare", "gate", "whole"]
 class SeparatorNet(nn.Module):
     """A base network whose logits a gate reads, and one expert a group of classes (Hung et al., section 2.3).
 
-    `group_C` is the group of each class, 0 to 2, -1 for a class that nobody answers with.
+    `group_C` is the group of each class, 0 to 2, -1 for a class that nobody answers with; its log probability as a whole is `2 * GATE_NEVER`, so that
+    runtimes are compared with eager on a scale of logits.
     """
 
     group_C: Tensor  # noqa: N815 - its shape, as of all tensors
@@ -135,7 +139,7 @@ class SeparatorNet(nn.Module):
         if self.hard:
             chosen_B1 = gate_BG.argmax(1, keepdim=True)
             gate_BG = torch.full_like(gate_BG, GATE_NEVER).scatter(1, chosen_B1, 0.0)
-        logits_BC = torch.full((len(image_B3SS), len(self.group_C)), NEVER, device=gate_BG.device)
+        logits_BC = gate_BG.new_full((image_B3SS.shape[0], len(self.group_C)), 2 * GATE_NEVER)
         for group, name in enumerate(NETS[1:]):
             expert_BC = log_softmax(self._own(self.nets[name](image_B3SS)["logits_BC"].float(), group), 1)
             logits_BC = torch.where(self.group_C == group, gate_BG[:, group, None] + expert_BC, logits_BC)

@@ -151,9 +151,11 @@ def _openvino() -> Any:
 
 def _converted(network: nn.Module, forward: Forward, example: Batch) -> Any:
     openvino, inputs = _openvino(), sorted(example)
+    positional, tensors = _Positional(network, forward, inputs), tuple(example[name] for name in inputs)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO traces with torch.jit, which torch deprecates
-        model = openvino.convert_model(_Positional(network, forward, inputs), example_input=tuple(example[name] for name in inputs))
+        positional(*tensors)  # what a network keeps from its first call, as a CLIP its prompts, is a constant of the trace
+        model = openvino.convert_model(positional, example_input=tensors)
     for port, name in zip(model.inputs, inputs, strict=True):  # only the batch is of any size
         port.get_node().set_partial_shape(openvino.PartialShape([-1, *example[name].shape[1:]]))
     model.validate_nodes_and_infer_types()

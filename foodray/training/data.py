@@ -217,6 +217,7 @@ class Order:
     def _one_of_each(self, rng: np.random.Generator, counts_C: np.ndarray) -> np.ndarray:
         """A step in which no class is twice: classes by their counts, then any sample of each."""
         chosen = rng.choice(len(counts_C), size=self.batch_size, replace=False, p=counts_C / counts_C.sum())
+        chosen = rng.permutation(chosen)  # large classes are drawn first: the first rank would have most of them
         by_class = np.argsort(self.classes, kind="stable")
         first_C = np.cumsum(counts_C) - counts_C
         return np.asarray(by_class[first_C[chosen] + rng.integers(0, counts_C[chosen])])

@@ -30,24 +30,16 @@ def with_local_files(config: ConfigT) -> ConfigT:
 
 
 def _fetched(setting: str, location: str) -> str:
-    place = Path(tempfile.mkdtemp(prefix="foodray-files-"))
-    folder, _, name = location.rstrip("/").rpartition("/")
-    if setting == "start":
-        keys, store, target = [START_WEIGHTS], Store(location), place
-    elif Store(folder).exists(name):
-        keys, store, target = [name], Store(folder), place
-    else:
-        store, target = Store(location), place / name
-        keys = store.list()
-    try:
-        for key in keys:
-            (target / key).parent.mkdir(parents=True, exist_ok=True)
-            store.fetch(key, target / key)
-    except FileNotFoundError:
-        keys = []
+    """The local path of a file, or of a folder with everything in it; of a run's folder only with the weights."""
+    parent, _, name = location.rstrip("/").rpartition("/")
+    store = Store(parent)
+    keys = store.list(f"{name}/{START_WEIGHTS}" if setting == "start" else name)
     if not keys:
         raise ConfigError(f"{setting} = {location!r}: nothing is there")
-    return str(target if setting == "start" or len(keys) > 1 or keys[0] != name else target / name)
+    place = Path(tempfile.mkdtemp(prefix="foodray-files-"))
+    for key in keys:
+        store.fetch(key, place / key)
+    return str(place / name)
 
 
 def check_start(config: RunConfig[Any], family: str, corpus_sha256: str) -> None:

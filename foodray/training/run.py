@@ -94,6 +94,8 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     feed = PoolFeed(
         store=samples, pool=plan.pool, task=plan.task, seed=config.loop.seed, augment_tasks=config.workers.augment_tasks or (4 if config.workers.use_gpu else 1)
     )
+    for stage in plan.task.stages():  # one that has nothing to draw from is refused now, not after those before it
+        feed.steps_per_epoch(stage, config.loop.batch_size)
     with _follow(store, progress):
         assignment = Assignment(
             task=plan.task,

@@ -16,11 +16,14 @@ from foodray.corpus.manifest import write_study
 from foodray.storage.bundle import write_bundle
 from foodray.storage.store import Store
 from foodray.tasks.calibration import Calibration
+from foodray.tasks.longtail import LongtailConfig, LongtailTask
+from foodray.tasks.longtail.groups import GroupConfig
 from foodray.tasks.mtl import MtlConfig, MtlTask
 from foodray.tasks.tagging import TaggingConfig, TaggingTask
 from foodray.tasks.tagging.thresholds import TagCalibration
 
 LABELS = ("apple", "bread", "rice")
+LONGTAIL_LABELS = ("ramen", "sushi", "tacos", "unseen")
 TAGS = ("carbs", "dessert", "meat", "protein")
 
 
@@ -45,6 +48,18 @@ def make_tagger(folder: Path, tags: tuple[str, ...] = TAGS, *, seed: int = 0, **
     config = TaggingConfig(**wanted)  # type: ignore[arg-type]
     task = TaggingTask(config=config, labels=tags, calibration=TagCalibration(num_photos=50, slope=20.0, one=0.5))
     card = {"task": "tagging", "config": to_plain(config), "state": task.state(), "metrics": {}, "data": {"sample_data": True}}
+    write_bundle(Store(str(folder)), card, task.network().state_dict())
+    return str(folder)
+
+
+def make_longtail(folder: Path, *, seed: int = 0, **settings: object) -> str:
+    """A tiny classifier of the long-tail family with random weights, as a bundle; nobody trained its last class."""
+    torch.manual_seed(seed)
+    wanted = {"backbone": "test_resnet", "weights": "random", "side_px": 32, "stride_px": 0, "parts": False, "contrastive": 0.0, **settings}
+    names = np.array(["ramen"] * 9 + ["sushi"] * 5 + ["tacos"] * 2, dtype=object)
+    task = LongtailTask.fit(LongtailConfig(groups=GroupConfig(by="thirds"), **wanted), {"class_name": names}, LONGTAIL_LABELS)  # type: ignore[arg-type]
+    task = replace(task, tau=0.5, calibration=Calibration(num_items=100, num_participants=9, temperature=1.5))
+    card = {"task": "longtail", "config": to_plain(task.config), "state": task.state(), "metrics": {}, "data": {"sample_data": True}}
     write_bundle(Store(str(folder)), card, task.network().state_dict())
     return str(folder)
 

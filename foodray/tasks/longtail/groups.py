@@ -22,7 +22,8 @@ class GroupConfig:
     """How classes fall into groups."""
 
     by: By = "counts"
-    """counts: the bounds below. thirds: a third of the classes each, by their counts. label_file: its column `frequency`, as some data sets publish it."""
+    """counts: the bounds below. thirds: a third each of the classes with samples, by their counts. label_file: its column `frequency`, as some data
+    sets publish it."""
     frequent_above: int = 100
     """A class of more training samples is frequent."""
     rare_up_to: int = 10
@@ -40,12 +41,14 @@ def group_of_classes(counts_C: np.ndarray, config: GroupConfig, given: Sequence[
     `given` are the label file's words. Raises `ConfigError` where they are wanted and one is missing.
     """
     if config.by == "label_file":
-        if missing := sum(word is None for word in given) or not len(given):
-            raise ConfigError(f"groups.by = 'label_file', but {missing} classes have no frequency there; fill the column, or set groups.by = 'counts'")
+        if not len(given) or None in given:  # the column is there for all classes or for none
+            raise ConfigError(
+                "groups.by = 'label_file' needs a label_file with a column frequency; set label_file, add the column, or set groups.by = 'counts'"
+            )
         group_C = np.array([GROUPS.index(str(word)) for word in given])
     elif config.by == "thirds":
         rank_C = np.argsort(np.argsort(-counts_C, kind="stable"), kind="stable")
-        group_C = rank_C * len(GROUPS) // len(counts_C)
+        group_C = rank_C * len(GROUPS) // max(1, int((counts_C > 0).sum()))
     else:
         group_C = np.where(counts_C > config.frequent_above, 0, np.where(counts_C > config.rare_up_to, 1, 2))
     return np.where(counts_C > 0, group_C, UNSEEN).astype(np.int64)

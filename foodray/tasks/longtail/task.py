@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from foodray.config import from_plain, to_plain
 from foodray.corpus.label_file import read_label_file
@@ -163,7 +163,7 @@ class LongtailTask(Task):
             return network(image_B3SS, self.stage or "whole")  # type: ignore[no-any-return]
         if self.config.method == "clip":
             return network(image_B3SS, batch["class_id"].clamp_min(0) if network.training else None)  # type: ignore[no-any-return]
-        if "semantic" not in self.loss_weights:
+        if "semantic" not in self.loss_weights or not network.training:
             return network(image_B3SS)  # type: ignore[no-any-return]
         vectors_CW = torch.from_numpy(self.text_vectors).to(image_B3SS.device)
         return network(image_B3SS, vectors_CW[batch["class_id"]], second_pass=self.config.semantic.mode == "second_pass")  # type: ignore[no-any-return]
@@ -225,16 +225,26 @@ class LongtailTask(Task):
         elif config.loss == "ldam":
             margin_C = largest_margin(self._counts(logits_BC.device), config.ldam_margin) * 30.0
             logits_BC = logits_BC.scatter_add(1, class_B[:, None], -margin_C[class_B][:, None])
-        weight_C = self._weights(logits_BC.device)
-        return cross_entropy(logits_BC, class_B, weight=weight_C, label_smoothing=config.label_smoothing, reduction="sum")
+        target_BC = self._smoothed(class_B) if config.label_smoothing else class_B
+        return cross_entropy(logits_BC, target_BC, weight=self._weights(logits_BC.device), reduction="sum")
+
+    def _smoothed(self, class_B: Tensor) -> Tensor:
+        """Targets (B, C), a share of each spread over the classes that the stage can answer: the others' logits are `NEVER`."""
+        answered_C = self._counts(class_B.device) > 0
+        if self.stage in GROUPS:
+            answered_C &= torch.tensor(self.groups, device=class_B.device) == GROUPS.index(self.stage)
+        share, whole_BC = self.config.label_smoothing, one_hot(class_B, len(self.labels)).float()
+        return (1 - share) * whole_BC + share * answered_C.float() / answered_C.sum()
 
     def _counts(self, device: torch.device) -> Tensor:
         return torch.tensor(self.counts_by_class, dtype=torch.float64, device=device)
 
     def _drawn_counts(self, device: torch.device) -> Tensor:
-        """How often the stage's sampler draws each class, up to a factor."""
+        """How often the stage's sampler draws each class, up to a factor; of progressive the mean over the stage."""
         sampler = self.config.second.sampler if self.stage == "second" else self.config.sampler
         counts_C = self._counts(device)
+        if sampler == "progressive":
+            return counts_C / counts_C.sum() + (counts_C > 0) / (counts_C > 0).sum()
         power = {"class_balanced": 0.0, "square_root": 0.5}.get(sampler, 1.0)
         return torch.where(counts_C > 0, counts_C.clamp_min(1) ** power, 0.0)
 
@@ -300,8 +310,10 @@ class LongtailTask(Task):
         return class_columns(self.final_logits(outputs), self.labels, self.temperature)
 
     def calibrate(self, outputs: Mapping[str, Tensor], rows: Rows) -> "LongtailTask":
-        """The strength of `config.after`, then the temperature."""
+        """The strength of `config.after`, then the temperature, on classes that it can answer: no temperature makes the others likelier."""
         class_N = class_ids(rows["class_name"], self.labels)
+        if self.config.method != "clip":
+            class_N = torch.where(self._counts(class_N.device)[class_N] > 0, class_N, -1)
         chosen = max((replace(self, tau=tau) for tau in TAUS), key=lambda task: task._macro(outputs, class_N)) if self.config.after != "none" else self
         people = rows["participant_id"]
         fitted = calibrated_classes(chosen.final_logits(outputs), class_N)
