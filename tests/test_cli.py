@@ -176,6 +176,7 @@ JOBS = {
     "train_segmentation": "foodray train segmentation",
     "train_tagging": "foodray train tagging",
     "train_longtail": "foodray train longtail",
+    "train_distillation": "foodray train mtl-distillation",
     "score_archive": "foodray score",
     "tune_mtl": "foodray tune mtl",
     "reproduce_table1": "foodray table1",

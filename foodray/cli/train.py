@@ -1,7 +1,9 @@
 """`foodray train FAMILY`: each family's settings on the command line, and the run."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import tyro
@@ -31,6 +33,8 @@ LongtailRow = Literal[
     "separator_soft",
     "clip",
 ]
+Pair = Literal["densenet161_densenet121", "resnet101_resnet18", "densenet201_efficientnet_b0", "resnet50_mobilenetv2"]
+DistillationRow = Literal["jdnet", "one_way", "kd", "no_stages", "no_maps", "attention"]
 Row = Literal["classification", "portion", "hps", "sps", "sps_cdfa", "sps_cdfa_bn", "sps_cdfa_ln", "sps_cdfa_ln_bn"]
 Network = Literal["enet", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "pointrend"]
 ConfigT = TypeVar("ConfigT")
@@ -113,7 +117,37 @@ def longtail() -> Family:
     return Family(task=LongtailTask, command=TrainLongtail, choices={"preset": LongtailPreset, "row": LongtailRow}, preset=preset)
 
 
-FAMILIES = {"mtl": mtl, "segmentation": segmentation, "tagging": tagging, "longtail": longtail}
+def _distillation(student: str) -> Family:
+    """A student of a family, trained together with its teacher."""
+    from foodray.tasks import distillation, longtail, mtl, tagging
+    from foodray.training.config import RunConfig
+
+    families: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "mtl": (distillation.MtlDistillation, mtl.MtlConfig, mtl.ROWS["classification"]),
+        "tagging": (distillation.TaggingDistillation, tagging.TaggingConfig, {}),
+        "longtail": (distillation.LongtailDistillation, longtail.LongtailConfig, {"stride_px": 0, "parts": False, "contrastive": 0.0, "side_px": 224}),
+    }
+    task, settings, start = families[student]
+
+    def preset(pair: str, row: str) -> Any:
+        teacher, backbone = distillation.PAIRS[pair]
+        changes: dict[str, Any] = dict(distillation.ROWS[row])
+        changes |= {"maps": "attention"} if student == "tagging" and "maps" not in changes else {}
+        return distillation.DistillationConfig(student=settings(**start, backbone=backbone), teacher=distillation.Teacher(backbone=teacher), **changes)
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainDistillation(RunConfig[distillation.DistillationConfig[settings]]):  # type: ignore[valid-type]
+        pair: Pair = "resnet50_mobilenetv2"
+        """Teacher and student; --task.teacher.backbone and --task.student.backbone take any others with maps at strides 8, 16 and 32."""
+        row: DistillationRow = "jdnet"
+        """jdnet: all of it. one_way: the teacher learns nothing of the student. kd: logits alone, one way (Hinton). no_stages, no_maps: without that part.
+        attention: maps that know no classes."""
+
+    return Family(task=task, command=TrainDistillation, choices={"pair": Pair, "row": DistillationRow}, preset=preset)
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {"mtl": mtl, "segmentation": segmentation, "tagging": tagging, "longtail": longtail}
+FAMILIES |= {f"{student}-distillation": partial(_distillation, student) for student in ("mtl", "tagging", "longtail")}
 _HELP = {
     "mtl": """Train the multi-task model (food class and portion) on a corpus, with Ray Train.
 
@@ -127,6 +161,14 @@ cluster of RAY_ADDRESS, or starts a private one. The same command again continue
 --preset says which network (TransFG, plain ViT, ResNet, CLIP), --row what is done about the long tail. Reports accuracy over samples, over classes and
 over frequent, common and rare classes, by their number of training samples. Joins the cluster of RAY_ADDRESS, or starts a private one. The same
 command again continues an unfinished run.""",
+    **dict.fromkeys(
+        ("mtl-distillation", "tagging-distillation", "longtail-distillation"),
+        """Train a compact student together with its teacher (JDNet, our reading of its abstracts), with Ray Train.
+
+The bundle is the student's alone, an ordinary one of its family. Set --task.teacher.start to a finished run of the family with the teacher's backbone and
+the same split to begin with a trained teacher. Joins the cluster of RAY_ADDRESS, or starts a private one. The same command again continues an
+unfinished run.""",
+    ),
     "segmentation": """Train a network that tells which pixels show which food, on a corpus with masks, with Ray Train.
 
 ENet from scratch in two phases; the others by transfer (--network). Joins the cluster of RAY_ADDRESS, or starts a private one. The same
@@ -135,7 +177,7 @@ command again continues an unfinished run.""",
 
 
 def train_help() -> None:
-    """Train a model: foodray train mtl --help, the same with segmentation, tagging and longtail."""
+    """Train a model: foodray train mtl --help, the same with segmentation, tagging, longtail, mtl-distillation …"""
 
 
 def train(name: str, arguments: list[str]) -> None:

@@ -34,10 +34,34 @@ def draw_run(store: Store) -> list[str]:
         drawn["confusion.png"] = _confusion(table.dropna(subset=["class_name"]), note)
     if taken := sorted((key for key in store.list("parts/pictures") if key.endswith(".npz")), key=lambda key: int(key.rpartition("/")[2].split("-")[0])):
         arrays = [dict(np.load(io.BytesIO(store.read(key)))) for key in taken]
-        times = [key.rpartition("/")[2].partition("-")[2].removesuffix(".npz") for key in taken]
-        predicted = {when if when == "start" else f"after {when}": one["prediction"] for when, one in zip(times, arrays, strict=True)}
-        drawn["overlays.png"] = overlays(arrays[0]["photo"], {"truth": arrays[0]["truth"], **predicted}, arrays[0]["labels"].tolist(), note)
+        drawn |= _pictures(arrays, taken, note)
     return [store.write(f"figures/{name}", data, replace=True) for name, data in drawn.items()]
+
+
+def _pictures(arrays: Sequence[dict[str, np.ndarray]], taken: Sequence[str], note: str) -> dict[str, bytes]:
+    """What the network showed of a few photos at the start and after each stage: label maps, or where teacher and student look."""
+    if "map_teacher" in arrays[-1]:
+        last = arrays[-1]
+        return {"activation_maps.png": activation_maps(last["photo"], {"teacher": last["map_teacher"], "student": last["map_student"]}, note)}
+    times = [key.rpartition("/")[2].partition("-")[2].removesuffix(".npz") for key in taken]
+    predicted = {when if when == "start" else f"after {when}": one["prediction"] for when, one in zip(times, arrays, strict=True)}
+    return {"overlays.png": overlays(arrays[0]["photo"], {"truth": arrays[0]["truth"], **predicted}, arrays[0]["labels"].tolist(), note)}
+
+
+def activation_maps(photos_NSS3: np.ndarray, maps: dict[str, np.ndarray], note: str = "") -> bytes:
+    """Photos, and beside each where networks look in it for what it shows, a column a network, (N, M, M), as a PNG: bright is most."""
+    count = len(photos_NSS3)
+    figure, axes = plt.subplots(count, 1 + len(maps), figsize=(2.1 * (1 + len(maps)), 2.05 * count + 0.5), layout="constrained", squeeze=False)
+    side = photos_NSS3.shape[1]
+    for row, photo in enumerate(photos_NSS3):
+        for axis, (title, values) in zip(axes[row], [("photo", None), *maps.items()], strict=True):
+            axis.imshow(photo)
+            if values is not None:
+                axis.imshow(values[row], cmap="inferno", alpha=0.55, extent=(0, side, side, 0), interpolation="bilinear")
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title, fontsize=9)
+    return png(figure, note)
 
 
 def png(figure: Figure, note: str) -> bytes:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from foodray.config import differences, to_plain
 from foodray.errors import ConfigError
 from foodray.storage.bundle import read_bundle
 from foodray.storage.store import Store, is_remote
+from foodray.tasks.base import Task
 from foodray.training.config import RunConfig
 
 ConfigT = TypeVar("ConfigT")
@@ -42,22 +44,31 @@ def _fetched(setting: str, location: str) -> str:
     return str(place / name)
 
 
-def check_start(config: RunConfig[Any], family: str, corpus_sha256: str) -> None:
-    """Raise `ConfigError` unless the run that the task starts from is finished, of this family, corpus and split, and its bundle whole.
-
-    With another split its weights would have seen photos that this run tests on.
+def check_starts(config: RunConfig[Any], family: type[Task], labels: Sequence[str], corpus_sha256: str) -> None:
+    """Raise `ConfigError` unless the runs that the task, or its teacher, start from are finished, of the family, classes, corpus and split, and
+    their bundles whole. With another split their weights would have seen photos that this run tests on.
     """
-    location = getattr(config.task, "start", "")
+    teacher = getattr(config.task, "teacher", None)
+    _check("start", getattr(config.task, "start", ""), family.name, config, labels, corpus_sha256)
+    if teacher is not None:
+        student = family.family.name  # type: ignore[attr-defined]
+        _check("teacher.start", teacher.start, student, config, labels, corpus_sha256)
+
+
+def _check(setting: str, location: str, family: str, config: RunConfig[Any], labels: Sequence[str], corpus_sha256: str) -> None:
     if not location:
         return
+    said = f"{setting} = {location!r}"
     try:
         info = json.loads(Store(location).read("run.json"))
     except FileNotFoundError as error:
-        raise ConfigError(f"start = {location!r} is not the folder of a finished run (no run.json)") from error
-    read_bundle(f"{location.rstrip('/')}/bundle", task=family)
+        raise ConfigError(f"{said} is not the folder of a finished run (no run.json)") from error
+    card = read_bundle(f"{location.rstrip('/')}/bundle").card
+    if card["task"] != family:
+        raise ConfigError(f"{said} holds a model of the family {card['task']!r}, not {family!r}; start from a run of `foodray train {family}`")
+    if odd := sorted(set(card["state"]["labels"]) ^ set(labels)):
+        raise ConfigError(f"{said} was trained on other classes: {', '.join(odd[:5])} on one side only; train it on this corpus")
     if info["data"]["content_sha256"] != corpus_sha256:
-        raise ConfigError(f"start = {location!r} was trained on another corpus ({info['data']['corpus']}); its weights may have seen this run's test photos")
+        raise ConfigError(f"{said} was trained on another corpus ({info['data']['corpus']}); its weights may have seen this run's test photos")
     if changed := differences(info["split"], to_plain(config.split)):
-        raise ConfigError(
-            f"start = {location!r} has another split ({'; '.join(changed)}): its weights may have seen this run's test photos; take the same split"
-        )
+        raise ConfigError(f"{said} has another split ({'; '.join(changed)}): its weights may have seen this run's test photos; take the same split")

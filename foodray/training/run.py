@@ -44,7 +44,7 @@ from foodray.storage.tables import parquet_bytes, read_parquet
 from foodray.tasks.base import Rows, Task
 from foodray.training.config import RunConfig
 from foodray.training.data import PoolFeed, load_samples
-from foodray.training.files import check_start, with_local_files
+from foodray.training.files import check_starts, with_local_files
 from foodray.training.worker import Assignment, train_worker
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
         log.info("run %s is finished already: nothing to do", store.root)
         return done
     corpus = Corpus.open(config.corpus)
-    check_start(config, family.name, corpus.info["content_sha256"])
+    check_starts(config, family, labels_of(family, corpus), corpus.info["content_sha256"])
     plan = make_plan(config, family, corpus)
     connect()
     workers = config.workers
