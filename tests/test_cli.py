@@ -88,7 +88,7 @@ WRONG = {
     "no family": (["train"], "choose from: mtl, segmentation"),
     "a network": ([*SEGMENT, "--network", "enett"], "'enet'"),
     "a flag of segmentation": ([*SEGMENT, "--task.weightk", "1.2"], "--task.weight-k"),
-    "a command": (["demmo"], "demo, sample, check, import, index, train, train-uploads, tune, table1, compare, longtail, show"),
+    "a command": (["demmo"], "demo, sample, check, import, index, train, train-uploads, tune, table1, compare, longtail, distillation, show"),
     "a layout": (["import", "ecufstd", "a", "b"], "'ecustfd', 'folders'"),
     "a number": ([*TRAIN, "--loop.batch-size", "many"], "Error parsing --loop.batch-size"),
     "a missing corpus": (["train", "mtl", "--results", "r"], "--corpus STR Location of the corpus, local or s3://. (required)"),
@@ -131,7 +131,7 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "show", "score", "analyze"]
+    "command", ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "distillation", "show", "score", "analyze"]
 )
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
     code, text = said([command, "--help"])
@@ -142,7 +142,7 @@ def test_every_command_explains_itself(command: str, said: Callable[[list[str]],
 def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
-    assert "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,show,score,diff,analyze,serve,keys}" in text
+    assert "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,score,diff,analyze,serve,keys}" in text
 
 
 def sentences(kind: type) -> dict[str, str]:

@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_plan, print_run, print_scored, print_scoring
-from foodray.cli.search import compare, compare_help, longtail, longtail_help, table1, table1_help, tune, tune_help
+from foodray.cli.search import compare, compare_help, distillation, distillation_help, longtail, longtail_help, table1, table1_help, tune, tune_help
 from foodray.cli.serve import serve, serve_help
 from foodray.cli.train import FAMILIES, train, train_help
 from foodray.cli.uploads import train_uploads, train_uploads_help
@@ -72,6 +72,7 @@ def _dispatch(arguments: list[str]) -> None:
         "table1": table1_help,
         "compare": compare_help,
         "longtail": longtail_help,
+        "distillation": distillation_help,
         "show": show,
         "score": score_help,
         "diff": diff,
@@ -244,6 +245,7 @@ WITH_SETTINGS = {
     "table1": table1,
     "compare": compare,
     "longtail": longtail,
+    "distillation": distillation,
     "score": score,
     "analyze": analyze,
     "serve": serve,

@@ -1,12 +1,16 @@
 """`foodray tune FAMILY`, `foodray table1`, `foodray compare` and `foodray longtail`: many runs and what they say together."""
 
 from dataclasses import dataclass, fields, make_dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from foodray.cli.printing import print_progress, print_runs, print_search, print_trial
-from foodray.cli.train import FAMILIES, LongtailPreset, Preset, TaggingPreset, named, parse
+from foodray.cli.train import FAMILIES, LongtailPreset, Pair, Preset, TaggingPreset, named, parse
+
+if TYPE_CHECKING:
+    from foodray.report.rows import RowsTable
+    from foodray.training.config import RunConfig
 
 _TUNE_HELP = """Search a family's settings with Ray Tune: every trial is a training run, chosen on validation.
 
@@ -119,8 +123,6 @@ def longtail_help() -> None:
 def longtail(arguments: list[str]) -> None:
     """Train what is missing of the table, write it and print it."""
     from foodray.report.longtail import make_longtail_table
-    from foodray.report.runs import as_csv
-    from foodray.storage.store import Store
     from foodray.training.longtail import LongtailTableConfig, train_longtail_table
 
     @dataclass(frozen=True, kw_only=True)
@@ -133,10 +135,47 @@ def longtail(arguments: list[str]) -> None:
     parsed = parse(FAMILIES["longtail"](), Longtail, arguments, prog="foodray longtail", description=_LONGTAIL_HELP, name="longtail")
     config = LongtailTableConfig(**{item.name: getattr(parsed, item.name) for item in fields(LongtailTableConfig)})
     runs = train_longtail_table(config, print_runs)
-    made = make_longtail_table({row: [run.store for run in of_row] for row, of_row in runs.items()})
+    _show_rows(config, make_longtail_table({row: [run.store for run in of_row] for row, of_row in runs.items()}), "longtail")
+
+
+def _show_rows(config: "RunConfig[Any]", made: "RowsTable", name: str) -> None:
+    """Write a table of rows beside its runs, and print it."""
+    from foodray.report.runs import as_csv
+    from foodray.storage.store import Store
+
     store = Store(config.results).sub(config.name)
-    files = {"longtail.md": made.markdown.encode(), "longtail.csv": as_csv(made.rows), "longtail.png": made.figure}
-    files |= {"longtail_differences.csv": as_csv(made.differences)} if len(made.differences) else {}
-    written = [store.write(name, data, replace=True) for name, data in files.items()]
+    files = {f"{name}.md": made.markdown.encode(), f"{name}.csv": as_csv(made.rows), f"{name}.png": made.figure}
+    files |= {f"{name}_differences.csv": as_csv(made.differences)} if len(made.differences) else {}
+    written = [store.write(key, data, replace=True) for key, data in files.items()]
     print("\n" + made.markdown)
     print("\n".join(written))
+
+
+_DISTILLATION_HELP = """Train a compact classifier alone, its teacher alone, and both together, over seeds under one budget, on Ray Tune, and compare them.
+
+Every row and seed is an ordinary run below RESULTS/NAME; the same command again trains only what is missing. Writes distillation.md, distillation.csv,
+distillation_differences.csv and distillation.png: accuracy with spread over seeds, differences with intervals, size and speed of each network."""
+
+
+def distillation_help() -> None:
+    """Compare a student with and without its teacher: foodray distillation --help."""
+
+
+def distillation(arguments: list[str]) -> None:
+    """Train what is missing of the table, write it and print it."""
+    from foodray.report.distillation import make_distillation_table
+    from foodray.training.distillation import DistillationTableConfig, train_distillation_table
+
+    @dataclass(frozen=True, kw_only=True)
+    class Distillation(DistillationTableConfig):
+        corpus: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CORPUS")]
+        """Location of the corpus, local or s3://."""
+        pair: Pair = "resnet50_mobilenetv2"
+        """Teacher and student; --task.teacher.backbone and --task.student.backbone take others."""
+
+    family = FAMILIES["mtl-distillation"]()
+    command = Distillation
+    parsed = parse(family, command, arguments, prog="foodray distillation", description=_DISTILLATION_HELP, name="distillation")
+    config = DistillationTableConfig(**{item.name: getattr(parsed, item.name) for item in fields(DistillationTableConfig)})
+    runs = train_distillation_table(config, print_runs)
+    _show_rows(config, make_distillation_table({row: [run.store for run in of_row] for row, of_row in runs.items()}, {}), "distillation")

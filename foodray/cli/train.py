@@ -129,7 +129,7 @@ def _distillation(student: str) -> Family:
     }
     task, settings, start = families[student]
 
-    def preset(pair: str, row: str) -> Any:
+    def preset(pair: str, row: str = "jdnet") -> Any:
         teacher, backbone = distillation.PAIRS[pair]
         changes: dict[str, Any] = dict(distillation.ROWS[row])
         changes |= {"maps": "attention"} if student == "tagging" and "maps" not in changes else {}

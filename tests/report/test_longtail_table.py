@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from foodray.report.longtail import PUBLISHED, TITLES, LongtailTable, make_longtail_table
+from foodray.report.longtail import PUBLISHED, TITLES, make_longtail_table
+from foodray.report.rows import RowsTable
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes
 from foodray.tasks.longtail import ROWS
@@ -35,7 +36,7 @@ def a_run(folder: Path, right: tuple[int, int, int], seed: int) -> Store:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> LongtailTable:
+def made(tmp_path_factory: pytest.TempPathFactory) -> RowsTable:
     """Two seeds; two stages win rare classes in both, the frequency head loses some again in one of them."""
     right = {
         "baseline": [(18, 10, 2), (16, 10, 2)],
@@ -53,7 +54,7 @@ def test_the_rows_of_the_report_are_those_of_the_task() -> None:
     assert {*ABLATION, *STARTS, *STARTS.values()} <= set(ROWS)
 
 
-def test_means_and_spread_are_over_seeds_and_the_calibration_error_is_that_after_calibration(made: LongtailTable) -> None:
+def test_means_and_spread_are_over_seeds_and_the_calibration_error_is_that_after_calibration(made: RowsTable) -> None:
     baseline = made.rows.set_index("row").loc["baseline"]
     assert baseline["accuracy_frequent"] == pytest.approx(0.85)
     assert baseline["accuracy_frequent_sd"] == pytest.approx(np.std([0.9, 0.8], ddof=1))
@@ -61,7 +62,7 @@ def test_means_and_spread_are_over_seeds_and_the_calibration_error_is_that_after
     assert baseline["minutes"] == pytest.approx(1.5)
 
 
-def test_differences_are_of_the_same_samples_and_are_decided_only_where_seeds_agree(made: LongtailTable) -> None:
+def test_differences_are_of_the_same_samples_and_are_decided_only_where_seeds_agree(made: RowsTable) -> None:
     found = made.differences.set_index(["row", "against", "number"])
     gain = found.loc[("two_stages", "baseline", "rare")]
     assert gain["difference"] == pytest.approx(0.6)
@@ -77,13 +78,13 @@ def test_differences_are_of_the_same_samples_and_are_decided_only_where_seeds_ag
     assert not head["decided"]
 
 
-def test_the_frequency_head_is_compared_with_two_stages_too_and_a_row_without_claim_makes_none(made: LongtailTable) -> None:
+def test_the_frequency_head_is_compared_with_two_stages_too_and_a_row_without_claim_makes_none(made: RowsTable) -> None:
     pairs = list(dict.fromkeys(zip(made.differences["row"], made.differences["against"], strict=True)))
     assert pairs == [("two_stages", "baseline"), ("aux_second", "baseline"), ("aux_second", "two_stages"), ("balanced_softmax", "baseline")]
     assert made.differences.set_index("row").loc["balanced_softmax", "claim"].isna().all()
 
 
-def test_the_page_says_sizes_published_figures_and_verdicts(made: LongtailTable) -> None:
+def test_the_page_says_sizes_published_figures_and_verdicts(made: RowsTable) -> None:
     assert "160 samples to train on, 16 to calibrate on, 60 to test; 3 classes of 10 to 120 training samples: 1 frequent, 1 common, 1 rare" in made.markdown
     assert "| two stages | 85.0 ± 7.1 | 50.0 ± 0.0 | 70.0 ± 0.0 |" in made.markdown
     assert "89.0, 74.3, 37.9, 75.4" in made.markdown
