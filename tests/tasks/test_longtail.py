@@ -453,6 +453,8 @@ def test_a_row_that_starts_from_another_has_its_first_stage(row: str) -> None:
         ({"frequency_weight": -1.0}, "frequency_weight = -1.0 must"),
         ({"prior_tau": -1.0}, "prior_tau = -1.0 must"),
         ({"ldam_margin": -1.0}, "ldam_margin = -1.0 must"),
+        ({"semantic": Semantic(weight=-1.0)}, "semantic.weight = -1.0 must"),
+        ({"margin": -1.0}, "-0.5 <= margin = -1.0 <= 2"),
         ({"label_smoothing": 1.0}, "label_smoothing = 1.0 < 1"),
         ({"drw_beta": 1.0}, "drw_beta = 1.0 < 1"),
         ({"epochs": 0}, "epochs = 0 must be >= 1"),

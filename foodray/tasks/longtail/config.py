@@ -108,7 +108,7 @@ class LongtailConfig:
     contrastive_gather: bool = False
     """Whether pairs are made over all workers; the authors' code makes them within each."""
     label_smoothing: float = 0.0
-    """Share of the class's probability that is spread over all classes."""
+    """Share of the class's probability that is spread over all classes, those without a training sample and an expert's others left out."""
     loss: Loss = "cross_entropy"
     """balanced_softmax: the log of each class's share is added to its logit in training (logit adjustment). ldam: margins that grow with rarity."""
     prior_tau: float = 1.0
@@ -145,7 +145,7 @@ class LongtailConfig:
     text_column: str = "text"
     """Column of the label file with each class's text, in any language."""
     margin: float = 0.1
-    """Share of the box's longer side that is kept around it; negative cuts into it."""
+    """Share of the box's longer side that is kept around it; negative cuts into it, by half at most."""
     color: Literal["as_is", "marker"] = "as_is"
     """marker: colours are corrected by the reference patches of the photo's marker, where it has some, in training and scoring alike."""
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(turn=False))
@@ -163,6 +163,8 @@ class LongtailConfig:
         for name in at_least_0:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} must be >= 0")
+        if self.semantic.weight < 0 or not -0.5 <= self.margin <= 2:
+            raise ConfigError(f"semantic.weight = {self.semantic.weight} must be >= 0, -0.5 <= margin = {self.margin} <= 2")
         if not 0 <= self.label_smoothing < 1 or not 0 < self.drw_beta < 1:
             raise ConfigError(f"0 <= label_smoothing = {self.label_smoothing} < 1, 0 < drw_beta = {self.drw_beta} < 1")
         least = 0 if self.method == "clip" else 1
