@@ -44,4 +44,7 @@ def make_distillation_table(runs: Mapping[str, Sequence[Store]], facts: Mapping[
 
 def _caption(entry: Entry) -> str:
     sides, labels = entry["metrics"]["num_samples"], entry["card"]["state"]["labels"]
-    return f"{sides['train']} samples to train on, {sides['val']} to choose the epoch and calibrate on, {sides['test']} to test; {len(labels)} classes. All rows have the same epochs, photos and optimizer. Of JDNet only abstracts were to be had: backbones, weights of the terms and recipe are ours."
+    return (
+        f"{sides['train']} samples to train on, {sides['val']} to choose the epoch and calibrate on, {sides['test']} to test; {len(labels)} classes. All "
+        "rows have the same epochs, photos and optimizer. Of JDNet only abstracts were to be had: backbones, weights of the terms and recipe are ours."
+    )
