@@ -1,6 +1,6 @@
 """A student trained together with its teacher on a corpus: an ordinary run whose bundle is the student's alone."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,12 +10,15 @@ from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
 from foodray.errors import ConfigError
 from foodray.nn.distillation import num_parameters
+from foodray.report.distillation import TITLES, make_distillation_table
 from foodray.report.figures import draw_run
 from foodray.storage.tables import read_parquet
+from foodray.tasks import distillation
 from foodray.tasks.base import Optimizer
 from foodray.tasks.distillation import DistillationConfig, MtlDistillation, Teacher
 from foodray.tasks.mtl import ROWS, MtlConfig, MtlTask
 from foodray.training.config import LoopConfig, RunConfig
+from foodray.training.distillation import ALONE, DistillationTableConfig, train_distillation_table
 from foodray.training.run import Run, train
 
 Config = RunConfig[DistillationConfig[MtlConfig]]
@@ -33,9 +36,16 @@ def config(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture(scope="module")
-def run(config: Config) -> Run:
-    """The finished run."""
-    return train(config, MtlDistillation)
+def runs(config: Config) -> dict[str, list[Run]]:
+    """The student alone, and with its teacher."""
+    settings = {item.name: getattr(config, item.name) for item in fields(config)}
+    return train_distillation_table(DistillationTableConfig(**settings, rows=("student", "jdnet"), seeds=1, concurrent=2))
+
+
+@pytest.fixture(scope="module")
+def run(runs: dict[str, list[Run]]) -> Run:
+    """The student that was trained with its teacher."""
+    return runs["jdnet"][0]
 
 
 def test_the_bundle_is_the_students_alone_and_of_its_family(run: Run, config: Config) -> None:
@@ -64,6 +74,20 @@ def test_the_numbers_are_the_students(run: Run) -> None:
 def test_where_both_look_is_drawn_beside_the_photos(run: Run) -> None:
     draw_run(run.store)
     assert run.store.read("figures/activation_maps.png").startswith(b"\x89PNG")
+
+
+def test_the_table_sets_the_student_beside_itself_alone(runs: dict[str, list[Run]]) -> None:
+    alone = runs["student"][0]
+    assert alone.info["family"] == "mtl"
+    assert len(alone.metrics["history"]) == len(runs["jdnet"][0].metrics["history"]) == 1
+    stores = {row: [run.store for run in of_row] for row, of_row in runs.items()}
+    made = make_distillation_table(stores, {"student": {"num_parameters": 1234}, "jdnet": {"num_parameters": 1234}})
+    assert "| student alone |" in made.markdown
+    assert "1,234" in made.markdown
+    [line] = made.differences.to_dict("records")
+    assert (line["row"], line["against"]) == ("jdnet", "student")
+    assert line["difference"] == pytest.approx(runs["jdnet"][0].metrics["test"]["accuracy"] - alone.metrics["test"]["accuracy"])
+    assert set(TITLES) == {*ALONE, *distillation.ROWS}
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
