@@ -83,7 +83,7 @@ def export_bundle(location: str, out: Store, corpus: Corpus | None = None) -> di
     squares = find_squares(location, card, task, corpus) if corpus is not None else None
     network = network.eval().requires_grad_(False)
     facts: dict[str, Any] = network_facts(network, task)
-    forward, example = _answering(task), example_batch(task, 4)
+    forward, example = answering(task), example_batch(task, 4)
     files = {"model.onnx": to_onnx(network, forward, example)}
     if squares is not None:
         batches = [task.prepare(_part(squares.ranges, at), train=False) for at in range(len(squares.ranges["pixels"]))]
@@ -97,7 +97,7 @@ def export_bundle(location: str, out: Store, corpus: Corpus | None = None) -> di
     return facts
 
 
-def _answering(task: Task) -> Forward:
+def answering(task: Task) -> Forward:
     """The network's own tensors and, computed from them, the answers."""
 
     def forward(network: nn.Module, batch: Batch) -> dict[str, Tensor]:

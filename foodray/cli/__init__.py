@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a `foodray` command and leave with its exit code."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("ray", "ray.data", "ray.train", "aiobotocore", "botocore"):
+    for noisy in ("ray", "ray.data", "ray.train", "aiobotocore", "botocore", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -179,9 +179,8 @@ def print_export(place: str, facts: dict[str, Any]) -> None:
         return
     near = facts["int8"]
     shown = {name: f"{name.replace('_', ' ')} {value:.2%}" for name, value in near.items() if name.endswith(("_agreement", "_difference"))}
-    print(
-        f"int8 against fp32 on {near['num_measured']} squares ({near['sides'][1]}), ranges from {near['num_ranges']} ({near['sides'][0]}): {', '.join(shown.values())}"
-    )
+    counts = f"{near['num_measured']} squares ({near['sides'][1]}), its ranges from {near['num_ranges']} ({near['sides'][0]})"
+    print(f"int8 against fp32 on {counts}: {', '.join(shown.values())}")
 
 
 def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:
