@@ -131,7 +131,8 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "distillation", "show", "score", "analyze"]
+    "command",
+    ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "distillation", "show", "export", "score", "analyze"],
 )
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
     code, text = said([command, "--help"])
@@ -142,7 +143,7 @@ def test_every_command_explains_itself(command: str, said: Callable[[list[str]],
 def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
-    assert "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,score,diff,analyze,serve,keys}" in text
+    assert "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,export,score,diff,analyze,serve,keys}" in text
 
 
 def sentences(kind: type) -> dict[str, str]:

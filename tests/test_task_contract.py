@@ -16,14 +16,18 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from foodray.analyzer.export import answering
 from foodray.config import to_plain
 from foodray.corpus.corpus import SAMPLE_COLUMNS
+from foodray.nn.onnx import open_onnx, to_onnx
+from foodray.nn.runtime import difference
 from foodray.nn.segmentation import PointSettings
 from foodray.storage.bundle import read_bundle, write_bundle
 from foodray.storage.store import Store
 from foodray.tasks import TASKS, task_of
 from foodray.tasks.base import Task
 from foodray.tasks.distillation import DistillationConfig, Teacher
+from foodray.tasks.facts import example_batch, network_facts
 from foodray.tasks.longtail import LongtailConfig, with_row
 from foodray.tasks.longtail.config import Clip, SecondStage, Semantic
 from foodray.tasks.longtail.groups import GroupConfig
@@ -326,6 +330,62 @@ def test_a_bundle_gives_the_same_outputs(task: Task, tmp_path: Path) -> None:
     fresh = make_network(twin, seed=1)
     fresh.load_state_dict(bundle.weights)
     equal(predicted(twin, fresh), predicted(task, network))
+
+
+def test_answers_are_the_predictions_as_tensors(task: Task) -> None:
+    """What an exported file computes is what a table says, in float32."""
+    outputs = predicted(task, make_network(task))
+    answers, columns = task.answers(outputs), task.predictions(outputs)
+    assert bool(answers) != task.masks
+    assert all(tensor.dtype == torch.float32 for tensor in answers.values())
+    for name in ("mass_g", "energy_kcal", "volume_ml"):
+        assert (name in answers) == (name in columns)
+        if name in answers:
+            np.testing.assert_allclose(answers[name].numpy(), columns[name], rtol=1e-4, atol=1e-3)
+    if "prob_BC" in answers:
+        np.testing.assert_allclose(answers["prob_BC"].max(1).values.numpy(), columns["class_prob"], rtol=1e-5)
+        assert [LABELS[index] for index in answers["prob_BC"].argmax(1)] == columns["class_name"].tolist()
+    if "prob_BT" in answers:
+        np.testing.assert_allclose(answers["prob_BT"].sort(1, descending=True).values.numpy(), columns["tag_prob"], rtol=1e-5)
+
+
+EXPORTED = [
+    ("mtl", "hard sharing, log target, scale"),
+    ("tagging", "one threshold"),
+    *(("longtail", name) for name in ("TransFG", "separator", "tau-normalised", "CLIP")),
+]
+
+
+@pytest.mark.parametrize(("family", "name"), EXPORTED)
+def test_an_exported_file_says_what_eager_says(family: str, name: str) -> None:
+    task = TASKS[family].fit(CONFIGS[family][name], label_columns(), LABELS)
+    network = make_network(task).eval().requires_grad_(False)
+    run = open_onnx(to_onnx(network, answering(task), example_batch(task, 2)))
+    for number in (1, 5):
+        batch = example_batch(task, number)
+        with torch.no_grad():
+            wanted = answering(task)(network, batch)
+        assert difference(run(batch), wanted) < 1e-4
+
+
+def test_the_facts_of_a_network_are_counted_and_leave_it_as_it_was(task: Task) -> None:
+    network = make_network(task)
+    network.train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    facts = network_facts(network, task)
+    assert facts["num_parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert facts["num_flops"] > 0
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_flops_count_a_multiply_add_as_two() -> None:
+    """A linear layer of 12 inputs and 3 outputs is 36 of them."""
+    task = TASKS["mtl"].fit(CONFIGS["mtl"]["classes only"], label_columns(), LABELS)
+    network = make_network(task)
+    wide = network_facts(network, task)["num_flops"]
+    network.class_head = nn.Sequential(network.class_head, nn.Linear(len(LABELS), 12, bias=False))
+    assert network_facts(network, task)["num_flops"] - wide == 2 * 12 * len(LABELS)
 
 
 def test_stages_train_something_for_some_time_and_their_patterns_match(task: Task) -> None:

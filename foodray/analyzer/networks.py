@@ -16,6 +16,7 @@ from foodray.storage.bundle import read_bundle
 from foodray.storage.store import Store
 from foodray.tasks import task_of
 from foodray.tasks.base import Rows, Task
+from foodray.tasks.facts import example_batch
 from foodray.tasks.segmentation import SegmentationTask
 
 
@@ -89,18 +90,20 @@ def load_network(location: str) -> tuple[Task, Mapping[str, Any], nn.Module]:
     return task, bundle.card, network
 
 
+def spec_of(task: Task) -> SampleSpec:
+    """How squares are cut for a network that no longer trains."""
+    # A tagger's square is cut as training cut it: without the slack it would differ in the last bit at sizes such as 299 px.
+    return task.spec if task.tags else replace(task.spec, slack=0.0)
+
+
 def make_network(location: str, config: AnalyzerConfig, *, quantized: str | None = None) -> Network:
     """A bundle verified and made ready as the config says; `quantized` is the folder of its int8 model."""
     task, card, network = load_network(location)
     model = (Store(quantized).read("model.xml"), Store(quantized).read("model.bin")) if quantized else None
-    # A tagger's square is cut as training cut it: without the slack it would differ in the last bit at sizes such as 299 px.
-    spec = task.spec if task.tags else replace(task.spec, slack=0.0)
-    rng = np.random.default_rng(0)
-    rows = {"pixels": rng.integers(0, 256, (4, spec.stored_px, spec.stored_px, 3), np.uint8), "extent_w_mm": np.full(4, 90.0), "extent_h_mm": np.full(4, 70.0)}
-    example = task.prepare(rows, train=False)
+    example = example_batch(task, 4)
     runtime = make_runtime(config.runtime, network, task.forward, example, device=torch.device(config.device), threads=config.threads, quantized=model)
     columns = frozenset(task.predictions(_on_cpu(runtime(example))))
-    return Network(location=location, task=task, card=card, spec=spec, runtime=runtime, columns=columns)
+    return Network(location=location, task=task, card=card, spec=spec_of(task), runtime=runtime, columns=columns)
 
 
 def _on_cpu(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

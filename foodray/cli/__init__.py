@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
-from foodray.cli.printing import print_plan, print_run, print_scored, print_scoring
+from foodray.cli.printing import print_export, print_plan, print_run, print_scored, print_scoring
 from foodray.cli.search import compare, compare_help, distillation, distillation_help, longtail, longtail_help, table1, table1_help, tune, tune_help
 from foodray.cli.serve import serve, serve_help
 from foodray.cli.train import FAMILIES, train, train_help
@@ -28,6 +28,7 @@ from foodray.errors import ConfigError, FoodrayError, QuarantineError
 log = logging.getLogger(__name__)
 
 OutArg = Annotated[Positional[str], tyro.conf.arg(metavar="OUT")]
+BundleArg = Annotated[Positional[str], tyro.conf.arg(metavar="BUNDLE")]
 StudyArg = Annotated[Positional[str], tyro.conf.arg(metavar="STUDY")]
 SourceArg = Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
 CorpusArg = Annotated[Positional[str], tyro.conf.arg(metavar="CORPUS")]
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a `foodray` command and leave with its exit code."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("ray", "ray.data", "ray.train", "aiobotocore", "botocore"):
+    for noisy in ("ray", "ray.data", "ray.train", "aiobotocore", "botocore", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -74,6 +75,7 @@ def _dispatch(arguments: list[str]) -> None:
         "longtail": longtail_help,
         "distillation": distillation_help,
         "show": show,
+        "export": export,
         "score": score_help,
         "diff": diff,
         "analyze": analyze_help,
@@ -208,6 +210,23 @@ def show(run: RunArg) -> None:
         print_run(Run.open(run))
     except FileNotFoundError as error:
         raise ConfigError(f"{run} is not a finished run (no run.json)") from error
+
+
+def export(bundle: BundleArg, out: OutArg, corpus: str | None = None) -> None:
+    """Write a bundle as ONNX files for phones and other programs, and measure what they are.
+
+    Args:
+        bundle: Folder of the bundle (mtl, tagging or longtail), local or s3://.
+        out: New folder or s3:// location for model.onnx, card.json, export.json and, with a corpus, model_int8.onnx.
+        corpus: Corpus whose photos the int8 version is made from and compared with fp32 on: those of the training and test sides where it is the one of
+            the bundle's run and split.parquet lies beside the bundle. Without it there is no int8 version.
+    """
+    from foodray.analyzer.export import export_bundle
+    from foodray.corpus.corpus import Corpus
+    from foodray.storage.store import Store
+
+    store = Store(out)
+    print_export(store.root, export_bundle(bundle, store, Corpus.open(corpus) if corpus is not None else None))
 
 
 def score_help() -> None:

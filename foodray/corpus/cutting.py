@@ -5,7 +5,7 @@ side x side x 3, flat) and, where masks are wanted, `mask` (int16, side x side, 
 torch: the tasks start quickly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,11 +43,7 @@ def cut_corpus(
     blocks = dataset.to_arrow_refs()
     ids = ray.get([_ids_of.remote(block) for block in blocks])
     place = {sample_id: (block, row) for block, names in enumerate(ids) for row, sample_id in enumerate(names)}
-    missing = [sample_id for sample_id in sample_ids if sample_id not in place]
-    if missing:
-        raise CorpusError(
-            f"{len(missing)} samples of {corpus.store.root} could not be cut, first {missing[0]!r}; the shards were altered, index the study again"
-        )
+    _check_all_cut(corpus, sample_ids, place)
     return blocks, np.array([place[sample_id] for sample_id in sample_ids], np.int64)
 
 
@@ -56,10 +52,34 @@ def _ids_of(table: pa.Table) -> list[str]:
     return table["sample_id"].to_pylist() if table.num_rows else []
 
 
+def cut_some(corpus: Corpus, sample_ids: Sequence[str], spec: SampleSpec, limits: PhotoLimits | None = None) -> np.ndarray:
+    """The squares of a few samples in their order, uint8 (N, P, P, 3), in this process and without Ray; raises as `cut_corpus` does.
+
+    Shards are read in turn until all are found.
+    """
+    found: dict[str, bytes] = {}
+    cutter = Cutter(spec, set(sample_ids), limits or PhotoLimits())
+    for table in cutter({"item": corpus.shards()}):
+        found |= zip(table["sample_id"].to_pylist(), table["pixels"].to_pylist(), strict=True)
+        if len(found) == len(cutter.wanted):
+            break
+    _check_all_cut(corpus, sample_ids, found)
+    shape = (spec.stored_px, spec.stored_px, 3)
+    return np.stack([np.frombuffer(found[sample_id], np.uint8).reshape(shape) for sample_id in sample_ids])
+
+
+def _check_all_cut(corpus: Corpus, sample_ids: Iterable[str], found: Container[str]) -> None:
+    missing = [sample_id for sample_id in sample_ids if sample_id not in found]
+    if missing:
+        raise CorpusError(
+            f"{len(missing)} samples of {corpus.store.root} could not be cut, first {missing[0]!r}; the shards were altered, index the study again"
+        )
+
+
 class Cutter:
     """Shards to sample rows: sample_id, the stored square and its mask."""
 
-    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally, *, masks: bool = False) -> None:
+    def __init__(self, spec: SampleSpec, wanted: set[str], limits: PhotoLimits, tally: Tally | None = None, *, masks: bool = False) -> None:
         self.spec, self.wanted, self.limits, self.tally, self.masks = spec, wanted, limits, tally, masks
 
     def __call__(self, batch: Any) -> Iterator[pa.Table]:
@@ -74,7 +94,8 @@ class Cutter:
         cv2.setNumThreads(1)
         with ThreadPoolExecutor(2) as pool:
             cuts = [row for rows in pool.map(self._photo, photos) for row in rows]
-        self.tally.add(len(cuts))
+        if self.tally is not None:
+            self.tally.add(len(cuts))
         px = self.spec.stored_px**2
         fields = [pa.field("sample_id", pa.string()), pa.field("pixels", pa.binary(px * 3)), *([pa.field("mask", pa.binary(px * 2))] if self.masks else [])]
         return pa.Table.from_pylist(cuts, schema=pa.schema(fields))

@@ -87,6 +87,8 @@ class ClipNet(nn.Module):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _prompt_features(self) -> Tensor:
         """The vectors of all prompts, (C, D), float32 whatever the precision of the images; kept in eval mode while no weight of the text side changes."""
+        if torch.compiler.is_exporting() and self._kept is not None:  # a file of the network holds their vectors, not the side that reads texts
+            return self._kept[1]
         if self.training or torch.is_grad_enabled() or self.prompts.is_inference():
             return self._encode(self.prompts)
         weights = (*self.clip.text_model.parameters(), self.clip.text_projection.weight, self.prompts)

@@ -91,11 +91,11 @@ def make_runtime(
         names = sorted(eager(example))
         model = _read(quantized) if quantized else _converted(network, forward, example)
         run = _compiled(model, sorted(example), names, precision="bf16" if name.endswith("bf16") else "f32", threads=threads)
-    difference = _difference(run(example), eager(example))
-    if not difference <= TOLERANCE[name]:
-        raise ConfigError(f"runtime = {name!r} differs from eager by {difference:.2g} of the largest output (accepted: {TOLERANCE[name]:g}); choose another")
-    made = Runtime(name=name, run=run, difference=difference, seconds_to_build=round(time.monotonic() - started, 2))
-    log.info("runtime %s: built and checked in %.1f s, difference to eager %.1g", name, made.seconds_to_build, difference)
+    away = difference(run(example), eager(example))
+    if not away <= TOLERANCE[name]:
+        raise ConfigError(f"runtime = {name!r} differs from eager by {away:.2g} of the largest output (accepted: {TOLERANCE[name]:g}); choose another")
+    made = Runtime(name=name, run=run, difference=away, seconds_to_build=round(time.monotonic() - started, 2))
+    log.info("runtime %s: built and checked in %.1f s, difference to eager %.1g", name, made.seconds_to_build, away)
     return made
 
 
@@ -114,7 +114,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-class _Positional(nn.Module):
+class Positional(nn.Module):
     """A network with its inputs and outputs in order instead of by name, as a tracer wants them."""
 
     def __init__(self, network: nn.Module, forward: Forward, inputs: list[str]) -> None:
@@ -151,7 +151,7 @@ def _openvino() -> Any:
 
 def _converted(network: nn.Module, forward: Forward, example: Batch) -> Any:
     openvino, inputs = _openvino(), sorted(example)
-    positional, tensors = _Positional(network, forward, inputs), tuple(example[name] for name in inputs)
+    positional, tensors = Positional(network, forward, inputs), tuple(example[name] for name in inputs)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO traces with torch.jit, which torch deprecates
         positional(*tensors)  # what a network keeps from its first call, as a CLIP its prompts, is a constant of the trace
@@ -178,7 +178,7 @@ def _compiled(model: Any, inputs: list[str], names: list[str], *, precision: str
     return run
 
 
-def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """Largest difference over all outputs, as a share of the largest value of that output (at least 1); of maps (B, C, H, W) the mean.
 
     Where a pooling takes the other one of two like values, as ENet's do in bf16, single pixels of a map move by up to 0.4, its mean by 0.005.

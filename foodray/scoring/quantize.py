@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from foodray.analyzer import Analyzer, AnalyzerConfig, Network, load_network
+from foodray.analyzer.agreement import NUM_MEASURED, NUM_RANGES, agreement
 from foodray.corpus.fetch import fetch_photo
 from foodray.corpus.marker import Marker
 from foodray.errors import PhotoError, ScoringError
@@ -24,8 +25,6 @@ from foodray.tasks.base import Rows
 from foodray.tasks.segmentation import SegmentationTask
 
 log = logging.getLogger(__name__)
-NUM_RANGES, NUM_LOSS = 128, 256
-"""Squares whose activations give the ranges, and others on which the loss is measured."""
 
 
 def with_int8(config: AnalyzerConfig, store: Store, photos: Store, jobs: pa.Table, markers: Mapping[str, Marker]) -> AnalyzerConfig:
@@ -54,7 +53,7 @@ def _inputs(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows
     """For each bundle single squares that its network would be given, of photos drawn by a fixed seed."""
     order = random.Random(0).sample(range(jobs.num_rows), jobs.num_rows)
     found: list[list[Rows]] = [[] for _ in analyzer.networks]
-    wanted = NUM_RANGES + NUM_LOSS
+    wanted = NUM_RANGES + NUM_MEASURED
     for index in order[: 2 * wanted]:
         row = jobs.slice(index, 1).to_pylist()[0]
         try:
@@ -73,24 +72,11 @@ def _inputs(analyzer: Analyzer, photos: Store, jobs: pa.Table) -> list[list[Rows
 
 
 def _loss(eager: Network, int8: Network, rows: list[Rows]) -> dict[str, float]:
-    """How often the class, or the giving of a tag, agrees with eager, and how far numbers are from eager's: mean difference over eager's mean."""
+    """Of maps the share of px whose class agrees with eager; of the others `agreement`."""
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     if isinstance(eager.task, SegmentationTask):
         pairs = zip(eager.outputs(joined, 4), int8.outputs(joined, 4), strict=True)
         return {
             "pixel_class_agreement": float(np.mean([(one["logits_BCHW"].argmax(1) == other["logits_BCHW"].argmax(1)).double().mean() for one, other in pairs]))
         }
-    one, other = eager(joined, 32), int8(joined, 32)
-    if eager.facts.tags:
-        return _loss_of_tags(one, other)
-    loss = {f"{name}_agreement": float((one[name] == other[name]).mean()) for name in one if name == "class_name"}
-    numbers = [name for name in one if name.endswith(("_kcal", "_g", "_ml")) and "_lo_" not in name and "_hi_" not in name]
-    return loss | {f"{name}_difference": float(np.abs(one[name] - other[name]).mean() / np.abs(one[name]).mean()) for name in numbers}
-
-
-def _loss_of_tags(eager: Mapping[str, np.ndarray], int8: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Share of tags on which both decide alike, over all photos, and the mean difference of their probabilities."""
-    places = [np.argsort(columns["tag_name"].astype(str), axis=1) for columns in (eager, int8)]  # each photo has its tags in an order of its own
-    one, other = (np.take_along_axis(columns["tag_prob"], place, axis=1) for columns, place in zip((eager, int8), places, strict=True))
-    alike = [(tag in tags) == (tag in others) for names, tags, others in zip(eager["tag_name"], eager["tags"], int8["tags"], strict=True) for tag in names]
-    return {"tags_agreement": float(np.mean(alike)), "tag_prob_difference": float(np.abs(one - other).mean())}
+    return agreement(eager(joined, 32), int8(joined, 32))

@@ -209,6 +209,13 @@ class Task(ABC):
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Named columns of a batch's predictions, in reported units, the same in tables and in replies."""
 
+    def answers(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `predictions` reports, as float32 tensors in the order of the labels, for a file that leaves foodray; empty for a family of maps.
+
+        `prob_BC` of each class or `prob_BT` of each tag, calibrated, and the portion in reported units under the target's name.
+        """
+        return {}
+
     @abstractmethod
     def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
         """What trivial predictors score on the test rows: name to metrics; `predicted` are this model's own columns."""

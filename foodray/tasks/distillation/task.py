@@ -207,6 +207,10 @@ class DistillationTask(Task):
         """The student's."""
         return self.student.predictions(outputs)
 
+    def answers(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The student's."""
+        return self.student.answers(outputs)
+
     def baselines(self, train: Rows, test: Rows, predicted: Rows) -> dict[str, dict[str, float]]:
         """The student's."""
         return self.student.baselines(train, test, predicted)

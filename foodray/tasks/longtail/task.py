@@ -309,6 +309,10 @@ class LongtailTask(Task):
         """class_id, class_name, class_prob, topk_class_name, topk_prob; calibrated."""
         return class_columns(self.final_logits(outputs), self.labels, self.temperature)
 
+    def answers(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Probability of each class, after `config.after`."""
+        return {"prob_BC": (self.final_logits(outputs) / self.temperature).softmax(1)}
+
     def calibrate(self, outputs: Mapping[str, Tensor], rows: Rows) -> "LongtailTask":
         """The strength of `config.after`, then the temperature, on classes that it can answer: no temperature makes the others likelier."""
         class_N = class_ids(rows["class_name"], self.labels)

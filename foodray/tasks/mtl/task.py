@@ -158,9 +158,9 @@ class MtlTask(Task):
         value_B = torch.log1p(portion_B) if self.config.target_scale == "log1p" else portion_B
         return (value_B - self.target_mean) / self.target_std
 
-    def unscale_target(self, value_B: Tensor) -> Tensor:
-        """Network units to reported units."""
-        return self._reported(self._bounded(value_B.double()))
+    def unscale_target(self, value_B: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Network units to reported units, computed in `dtype`."""
+        return self._reported(self._bounded(value_B.to(dtype)))
 
     def _reported(self, value_B: Tensor) -> Tensor:
         value_B = value_B * self.target_std + self.target_mean
@@ -217,6 +217,11 @@ class MtlTask(Task):
             columns[self.config.target] = self.unscale_target(outputs["portion_B"]).cpu().numpy()
             columns |= self._interval(outputs["portion_B"])
         return columns
+
+    def answers(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Probability of each class, and the portion under the target's name, as far as the heads exist."""
+        found = {"prob_BC": (outputs["logits_BC"].float() / self.temperature).softmax(1)} if "logits_BC" in outputs else {}
+        return found | ({self.config.target: self.unscale_target(outputs["portion_B"], torch.float32)} if "portion_B" in outputs else {})
 
     @property
     def temperature(self) -> float:

@@ -118,12 +118,12 @@ class TaggingTask(Task):
         """Add a batch. Before thresholds are fitted, which is after training, they are a half."""
         from foodray.tasks.tagging.metrics import update
 
-        prob_BT = self._probabilities(outputs)
+        prob_BT = self._probabilities(outputs["logits_BT"].double())
         update(metrics, prob_BT, self._given(prob_BT), batch["tags"])
 
-    def _probabilities(self, outputs: Mapping[str, Tensor]) -> Tensor:
+    def _probabilities(self, logits_BT: Tensor) -> Tensor:
         fitted = self.calibration or TagCalibration(num_photos=0)
-        return (fitted.slope * outputs["logits_BT"].double() + fitted.shift).sigmoid()
+        return (fitted.slope * logits_BT + fitted.shift).sigmoid()
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -153,12 +153,16 @@ class TaggingTask(Task):
 
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """tag_name and tag_prob (N, T), all tags by falling calibrated probability, and tags: for each photo the list of those that are given."""
-        prob_BT = self._probabilities(outputs).cpu()
+        prob_BT = self._probabilities(outputs["logits_BT"].double()).cpu()
         ranked = prob_BT.sort(dim=1, descending=True, stable=True)
         names_BT = np.array(self.labels, dtype=object)[ranked.indices.numpy()]
         given_BT = self._given(prob_BT).gather(1, ranked.indices).numpy()
         tags = np.fromiter((names[given].tolist() for names, given in zip(names_BT, given_BT, strict=True)), dtype=object, count=len(names_BT))
         return {"tag_name": names_BT, "tag_prob": ranked.values.numpy(), "tags": tags}
+
+    def answers(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Probability of each tag; a tag is given from its threshold on."""
+        return {"prob_BT": self._probabilities(outputs["logits_BT"].float())}
 
     def calibrate(self, outputs: Mapping[str, Tensor], rows: Rows) -> "TaggingTask":
         """The task with its scaling and thresholds fitted on the validation side."""
