@@ -164,7 +164,7 @@ def distillation_help() -> None:
 def distillation(arguments: list[str]) -> None:
     """Train what is missing of the table, write it and print it."""
     from foodray.report.distillation import make_distillation_table
-    from foodray.training.distillation import DistillationTableConfig, train_distillation_table
+    from foodray.training.distillation import DistillationTableConfig, network_table, train_distillation_table
 
     @dataclass(frozen=True, kw_only=True)
     class Distillation(DistillationTableConfig):
@@ -178,4 +178,4 @@ def distillation(arguments: list[str]) -> None:
     parsed = parse(family, command, arguments, prog="foodray distillation", description=_DISTILLATION_HELP, name="distillation")
     config = DistillationTableConfig(**{item.name: getattr(parsed, item.name) for item in fields(DistillationTableConfig)})
     runs = train_distillation_table(config, print_runs)
-    _show_rows(config, make_distillation_table({row: [run.store for run in of_row] for row, of_row in runs.items()}, {}), "distillation")
+    _show_rows(config, make_distillation_table({row: [run.store for run in of_row] for row, of_row in runs.items()}, network_table(runs)), "distillation")

@@ -19,7 +19,7 @@ TITLES = {
 }
 FACTS = {
     "num_parameters": ("parameters", "{:,.0f}"),
-    "num_multiply_adds": ("multiply-adds", "{:,.0f}"),
+    "num_flops": ("FLOPs", "{:,.0f}"),
     "bundle_mb": ("bundle MB", "{:.1f}"),
     "latency_ms": ("ms a photo", "{:.1f}"),
     "minutes": ("minutes to train", "{:.1f}"),

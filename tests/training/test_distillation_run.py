@@ -18,7 +18,7 @@ from foodray.tasks.base import Optimizer
 from foodray.tasks.distillation import DistillationConfig, MtlDistillation, Teacher
 from foodray.tasks.mtl import ROWS, MtlConfig, MtlTask
 from foodray.training.config import LoopConfig, RunConfig
-from foodray.training.distillation import ALONE, DistillationTableConfig, train_distillation_table
+from foodray.training.distillation import ALONE, DistillationTableConfig, network_table, train_distillation_table
 from foodray.training.run import Run, train
 
 Config = RunConfig[DistillationConfig[MtlConfig]]
@@ -81,9 +81,12 @@ def test_the_table_sets_the_student_beside_itself_alone(runs: dict[str, list[Run
     assert alone.info["family"] == "mtl"
     assert len(alone.metrics["history"]) == len(runs["jdnet"][0].metrics["history"]) == 1
     stores = {row: [run.store for run in of_row] for row, of_row in runs.items()}
-    made = make_distillation_table(stores, {"student": {"num_parameters": 1234}, "jdnet": {"num_parameters": 1234}})
+    facts = network_table(runs)
+    assert facts["student"]["num_parameters"] == facts["jdnet"]["num_parameters"] == num_parameters(load_network(alone.store.uri("bundle"))[2])
+    assert all(of_row["num_flops"] > 0 and of_row["latency_ms"] > 0 and of_row["bundle_mb"] > 0.1 for of_row in facts.values())
+    made = make_distillation_table(stores, facts)
     assert "| student alone |" in made.markdown
-    assert "1,234" in made.markdown
+    assert f"{facts['student']['num_parameters']:,}" in made.markdown
     [line] = made.differences.to_dict("records")
     assert (line["row"], line["against"]) == ("jdnet", "student")
     assert line["difference"] == pytest.approx(runs["jdnet"][0].metrics["test"]["accuracy"] - alone.metrics["test"]["accuracy"])
