@@ -18,8 +18,9 @@ from tyro.conf import Positional
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_export, print_plan, print_run, print_scored, print_scoring
-from foodray.cli.search import compare, compare_help, distillation, distillation_help, longtail, longtail_help, table1, table1_help, tune, tune_help
+from foodray.cli.search import tune, tune_help
 from foodray.cli.serve import serve, serve_help
+from foodray.cli.tables import compare, compare_help, distillation, distillation_help, longtail, longtail_help, table1, table1_help
 from foodray.cli.train import FAMILIES, train, train_help
 from foodray.cli.uploads import train_uploads, train_uploads_help
 from foodray.config import nearest
