@@ -34,14 +34,14 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def verdict(found: Interval, claimed: float, *, seeds_agree: bool) -> str:
-    """What a difference says of a claimed one: supported where its interval lies on the claim's side of zero and every seed has its sign,
+def verdict(low: float, high: float, claimed: float, *, seeds_agree: bool) -> str:
+    """What the interval of a difference says of a claimed one: supported where it lies on the claim's side of zero and every seed has its sign,
     contradicted where both are so on the other side, and otherwise not decided."""
-    if not found.excludes_zero():
+    if not (low > 0 or high < 0):
         return "not decided"
     if not seeds_agree:
         return "not decided: seeds disagree"
-    return "supported" if (found.estimate > 0) == (claimed > 0) else "contradicted"
+    return "supported" if (low > 0) == (claimed > 0) else "contradicted"
 
 
 def over_seeds(found: Sequence[Mapping[str, float | None]], names: Mapping[str, str]) -> dict[str, Any]:

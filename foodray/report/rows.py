@@ -111,7 +111,7 @@ def _difference(spec: RowsSpec, answers: Mapping[str, pd.DataFrame], row: str, o
     if row in spec.published and other in spec.published:
         place = spec.compared.index(name)
         published = spec.published[row][place] - spec.published[other][place]
-        line |= {"published": published, "claim": verdict(found, published, seeds_agree=agree)} if abs(published) >= 5e-4 else {}
+        line |= {"published": published, "claim": verdict(found.low, found.high, published, seeds_agree=agree)} if abs(published) >= 5e-4 else {}
     return [line]
 
 

@@ -198,8 +198,7 @@ def sentence(entry: Mapping[str, Any], target: str) -> str:
         single = PUBLISHED[SINGLE[name]]
         claimed = (paper.accuracy or 0) - (single.accuracy or 0) if name == "accuracy" else (paper.mae_kcal or 0) - (single.mae_kcal or 0)
         found, low, high = (entry[f"{name}_difference{end}"] * factor for end in ("", "_lo", "_hi"))
-        interval = Interval(estimate=found, low=low, high=high, level=0.95, num_items=0, num_groups=entry["num_groups"])
-        said = verdict(interval, claimed, seeds_agree=entry[f"{name}_seeds_agree"])
+        said = verdict(low, high, claimed, seeds_agree=entry[f"{name}_seeds_agree"])
         published = f"{claimed:+.1f} {unit if name == 'accuracy' else 'kcal'}"
         told.append(f"{title}: published {published}, here {found:+.1f} {unit} ({low:+.1f} to {high:+.1f}): **{said}**")
     return f"{paper.title} against the single-task networks. {'; '.join(told)}."

@@ -167,7 +167,7 @@ def test_the_start_of_another_family_is_refused_with_both_words(first: Run, conf
     class Starting(MtlTask):
         """The multi-task family, were it to start from a run."""
 
-    with pytest.raises(BundleError, match=r"is a bundle of task 'longtail', not 'mtl'"):
+    with pytest.raises(ConfigError, match=r"holds a model of the family 'longtail', not 'mtl'"):
         train(going_on(config, first.store.root), Starting)
 
 
