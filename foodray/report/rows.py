@@ -129,13 +129,15 @@ def _page(spec: RowsSpec, rows: pd.DataFrame, differences: pd.DataFrame, entry: 
         cells += ["–" if pd.isna(row[name]) else spec.facts[name][1].format(row[name]) for name in facts]
         cells += [", ".join(f"{100 * value:.1f}" for value in spec.published.get(str(row["row"]), ())) or "–"] if spec.published else []
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_comparison(spec, differences)]) + "\n"
+    return "\n".join([*lines, "", *_comparison(spec, differences, one_seed=num_seeds == 1)]) + "\n"
 
 
-def _comparison(spec: RowsSpec, differences: pd.DataFrame) -> list[str]:
+def _comparison(spec: RowsSpec, differences: pd.DataFrame, *, one_seed: bool) -> list[str]:
     if differences.empty:
         return []
     claims = " Claims are the signs of the published differences, in brackets." if spec.published else ""
+    if one_seed:
+        claims += " **There is one seed: bold says that these two networks differ, not that training again would give the same.**"
     lines = [
         "## Differences",
         "",

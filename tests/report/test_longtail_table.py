@@ -90,5 +90,6 @@ def test_the_page_says_sizes_published_figures_and_verdicts(made: RowsTable) -> 
     assert "89.0, 74.3, 37.9, 75.4" in made.markdown
     assert "**+60.0 (+60.0 to +60.0)**" not in made.markdown  # an interval has a width
     assert "[+10.4: supported]" in made.markdown
+    assert "There is one seed" not in made.markdown
     assert "| *most frequent class* | – | – | – | 33.3 ± 0.0 |" in made.markdown
     assert made.figure.startswith(b"\x89PNG")

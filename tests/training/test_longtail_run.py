@@ -107,6 +107,7 @@ def test_the_page_is_made_of_the_runs(runs: dict[str, list[Run]]) -> None:
     rows = made.rows.set_index("row")
     assert all(rows.loc[row, "accuracy"] == runs[row][0].metrics["test"]["accuracy"] for row in ROWS)
     assert "not a result" in made.markdown  # the discs are drawn
+    assert "There is one seed" in made.markdown
 
 
 def test_the_same_again_trains_nothing(config: LongtailTableConfig, runs: dict[str, list[Run]]) -> None:
