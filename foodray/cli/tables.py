@@ -132,8 +132,9 @@ def distillation_help() -> None:
 
 def distillation(arguments: list[str]) -> None:
     """Train what is missing of the table, write it and print it."""
+    from foodray.analyzer.sizes import network_table
     from foodray.report.distillation import make_distillation_table
-    from foodray.training.distillation import DistillationTableConfig, network_table, train_distillation_table
+    from foodray.training.distillation import DistillationTableConfig, train_distillation_table
 
     @dataclass(frozen=True, kw_only=True)
     class Distillation(OnCorpus, DistillationTableConfig):
@@ -142,4 +143,5 @@ def distillation(arguments: list[str]) -> None:
 
     config = _parsed("distillation", "mtl-distillation", Distillation, DistillationTableConfig, arguments, _DISTILLATION_HELP)
     runs = train_distillation_table(config, print_runs)
-    _show_rows(config, make_distillation_table({row: [run.store for run in of_row] for row, of_row in runs.items()}, network_table(runs)), "distillation")
+    facts = network_table({row: of_row[0].store.uri("bundle") for row, of_row in runs.items()})
+    _show_rows(config, make_distillation_table({row: [run.store for run in of_row] for row, of_row in runs.items()}, facts), "distillation")

@@ -74,6 +74,11 @@ def num_features(backbone: nn.Module) -> int:
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
 
 
+def num_parameters(network: nn.Module) -> int:
+    """Parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def read_safetensors(path: str) -> dict[str, Tensor]:
     """The tensors of a .safetensors file; raises `ConfigError` for anything else."""
     if Path(path).suffix != ".safetensors" or not Path(path).is_file():

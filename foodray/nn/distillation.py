@@ -92,8 +92,8 @@ class _Matched(nn.Module):
                 "convolutional networks of four stages such as resnet, densenet, efficientnet or mobilenet"
             )
         self.map_channels = int(backbone.num_features)  # type: ignore[arg-type]  # before pooling; some networks widen them after it
-        self._backbone = [backbone]  # in a list, so that its parameters are not counted twice
-        self._modules_at = {f"at_{stride}": at[stride]["module"] for stride in STRIDES}
+        self._places = {f"at_{stride}": [backbone.get_submodule(at[stride]["module"])] for stride in STRIDES}  # in lists: they are the backbone's, not its own
+        self._pool = pools[:1]
         channels = [at[stride]["num_chs"] for stride in STRIDES] if stages else []
         self.adapters = nn.ModuleList(nn.Sequential(nn.Conv2d(wide, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()) for wide in channels)
         self.heads = nn.ModuleList(nn.Linear(width, num_classes) for _ in channels)
@@ -101,11 +101,9 @@ class _Matched(nn.Module):
     def taken(self, call: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The outputs of a call, and the maps that passed through the backbone in it: one a stride, and `map`, the last before pooling."""
         taken: dict[str, Tensor] = {}
-        [backbone] = self._backbone
-        pool = next(module for module in backbone.modules() if isinstance(module, SelectAdaptivePool2d))
-        hooks = [pool.register_forward_pre_hook(lambda module, inputs: taken.update(map=inputs[0]))]
-        for name, path in self._modules_at.items():
-            hooks.append(backbone.get_submodule(path).register_forward_hook(lambda module, inputs, output, name=name: taken.update({name: output})))
+        hooks = [self._pool[0].register_forward_pre_hook(lambda module, inputs: taken.update(map=inputs[0]))]
+        for name, [place] in self._places.items():
+            hooks.append(place.register_forward_hook(lambda module, inputs, output, name=name: taken.update({name: output})))
         try:
             return call(), taken
         finally:
@@ -156,8 +154,3 @@ def softened_distance(own_BC: Tensor, other_BC: Tensor, *, temperature: float, e
 def map_distance(own_BMM: Tensor, other_BMM: Tensor) -> Tensor:
     """Squared distance of two activation maps, (B,); the other's gets no gradient."""
     return (own_BMM - other_BMM.detach()).square().sum((1, 2))
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Parameters of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -32,10 +32,14 @@ def effective_weights(counts_C: Tensor, beta: float) -> Tensor:
     return (weight_C * ((counts_C > 0).sum() / weight_C.sum())).float()
 
 
+COSINE_SCALE = 30.0
+"""Length of the logits of a `CosineHead` (s of Cao et al. 2019)."""
+
+
 class CosineHead(nn.Module):
     """A linear layer whose logits are `scale` times the cosine of feature and class weight: what LDAM's margins are made for."""
 
-    def __init__(self, num_features: int, num_classes: int, *, scale: float = 30.0) -> None:
+    def __init__(self, num_features: int, num_classes: int, *, scale: float = COSINE_SCALE) -> None:
         super().__init__()
         self.scale = scale
         self.weight = nn.Parameter(torch.empty(num_classes, num_features))

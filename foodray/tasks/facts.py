@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from foodray.nn.backbone import num_parameters
 from foodray.tasks.base import Task
 
 
@@ -28,7 +29,7 @@ def network_facts(network: nn.Module, task: Task) -> dict[str, int]:
     finally:
         for module, training in modes.items():
             module.training = training
-    return {"num_parameters": sum(parameter.numel() for parameter in network.parameters()), "num_flops": int(counter.get_total_flops())}
+    return {"num_parameters": num_parameters(network), "num_flops": int(counter.get_total_flops())}
 
 
 def example_batch(task: Task, number: int) -> dict[str, Tensor]:

@@ -5,27 +5,16 @@
 All have the same photos, epochs and optimizer; seed s has initial weights s and, unless told otherwise, tests on fold s.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from foodray.config import choose
 from foodray.errors import ConfigError
-from foodray.nn.onnx import median_ms
-from foodray.storage.bundle import read_bundle
-from foodray.tasks import task_of
-from foodray.tasks.base import Task
 from foodray.tasks.distillation import ROWS, DistillationConfig, MtlDistillation
-from foodray.tasks.facts import example_batch, network_facts
 from foodray.tasks.mtl import MtlConfig, MtlTask
 from foodray.training.many import TableConfig, train_all
 from foodray.training.run import Progress, Run
 
-NUM_ROUNDS = 20
 ALONE = ("student", "teacher")
 
 
@@ -59,29 +48,3 @@ def train_distillation_table(config: DistillationTableConfig, told: Progress = l
         runs = train_all(then, MtlDistillation, concurrent=config.concurrent, told=told)
         found |= {row: runs[place :: len(together)] for place, row in enumerate(together)}
     return {row: found[row] for row in config.rows}
-
-
-def network_table(runs: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, float]]:
-    """Of each row's model: parameters, FLOPs, size of its bundle's weights, and the median time of one photo in ms, in plain PyTorch on one thread,
-    the rows taking turns."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        facts, calls = {}, {}
-        for row, of_row in runs.items():
-            bundle = read_bundle(of_row[0].store.uri("bundle"))
-            task = task_of(bundle.card)
-            network = task.network(weights="random")
-            network.load_state_dict(dict(bundle.weights))
-            size = of_row[0].store.size("bundle/weights.safetensors")
-            facts[row] = {**network_facts(network, task), "bundle_mb": size / 1e6}
-            calls[row] = partial(_answer, network.eval().requires_grad_(False), task, example_batch(task, 1))
-        times = median_ms(calls, num_rounds=NUM_ROUNDS)
-    finally:
-        torch.set_num_threads(threads)
-    return {row: {**of_row, "latency_ms": times[row]} for row, of_row in facts.items()}
-
-
-def _answer(network: nn.Module, task: Task, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    with torch.inference_mode():
-        return task.forward(network, batch)

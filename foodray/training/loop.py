@@ -265,6 +265,7 @@ class _StageRun:
         self.model = _distributed(loop.network, loop.device) if loop.part.world > 1 else loop.network
         self.seed = (loop.config.seed, loop.position.stage, loop.part.rank)
         self.names = sorted(self.task.loss_weights)
+        self.weights, self._weights_by_name = torch.zeros(0), dict[str, float]()
         self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=loop.device)
 
     def step(self, micro_batches: list[dict[str, Tensor]]) -> None:
@@ -274,9 +275,7 @@ class _StageRun:
         counts = torch.stack([self._vector(self.task.counts(batch)) for batch in micro_batches]).sum(0)
         if loop.part.world > 1:
             dist.all_reduce(counts)
-        weights = self.task.weights_at(loop.position.step / self.steps_per_epoch)
-        factor = torch.tensor([weights[name] for name in self.names], device=loop.device)
-        scale = factor * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
+        scale = self._weights_now() * loop.part.world / counts.clamp(min=1)  # DDP averages over ranks: undo it
         for index, batch in enumerate(micro_batches):
             with self._no_sync(index < len(micro_batches) - 1):
                 with loop.autocast():
@@ -286,6 +285,14 @@ class _StageRun:
             self.totals[0] += sums.detach().double()
         self.totals[1] += counts / loop.part.world
         self._update()
+
+    def _weights_now(self) -> Tensor:
+        """Weights of the terms at this step, on the device; sent there only when they have changed."""
+        by_name = self.task.weights_at(self.loop.position.step / self.steps_per_epoch)
+        if by_name != self._weights_by_name:
+            self._weights_by_name = by_name
+            self.weights = torch.tensor([by_name[name] for name in self.names], device=self.loop.device)
+        return self.weights
 
     def _vector(self, terms: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([terms[name].to(self.loop.device, torch.float32) for name in self.names])

@@ -85,7 +85,7 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     workers = config.workers
     check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
-    network = replace(plan.task, config=with_local_files(config.task)).network()  # type: ignore[type-var]  # weights that cannot be had, or layers that are not there, fail here and not in every worker
+    network = replace(plan.task, config=plan.local).network()  # type: ignore[type-var]  # weights that cannot be had, or layers that are not there, fail here and not in every worker
     _check_batch_norm(config, network)
     store.write("config.json", json.dumps(wanted, indent=2).encode(), replace=True)  # now, so that a refused command may be corrected
     store.write("split.parquet", _split_table(plan), replace=True)
@@ -147,6 +147,8 @@ class Plan:
     """What is trained on what."""
 
     task: Task
+    local: Any
+    """The task's settings with everything in storage fetched to this machine."""
     samples: Rows
     pool: Pool
 
@@ -162,9 +164,10 @@ def make_plan(config: RunConfig[Any], family: type[Task], corpus: Corpus) -> Pla
     labels = labels_of(family, corpus)
     pool = make_pool(samples, config.split)
     chosen = pool.sample[(pool.split == "train") & (pool.isometry == 0)]
-    task = family.fit(with_local_files(config.task), {name: values[chosen] for name, values in samples.items()}, labels)
+    local = with_local_files(config.task)
+    task = family.fit(local, {name: values[chosen] for name, values in samples.items()}, labels)
     task = replace(task, config=config.task)  # type: ignore[type-var]  # as it was given: local copies are each machine's own
-    plan = Plan(task=task, samples=samples, pool=pool)
+    plan = Plan(task=task, local=local, samples=samples, pool=pool)
     counts = {split: len(pool.entries(split)) for split in SPLIT_NAMES}
     log.info(
         "%s: %s samples, %d of them by balancing; %d %s",

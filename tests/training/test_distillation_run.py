@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from foodray.analyzer.networks import load_network
+from foodray.analyzer.sizes import network_table
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SplitConfig
 from foodray.errors import ConfigError
-from foodray.nn.distillation import num_parameters
+from foodray.nn.backbone import num_parameters
 from foodray.report.distillation import TITLES, make_distillation_table
 from foodray.report.figures import draw_run
 from foodray.storage.tables import read_parquet
@@ -18,7 +19,7 @@ from foodray.tasks.base import Optimizer
 from foodray.tasks.distillation import DistillationConfig, MtlDistillation, Teacher
 from foodray.tasks.mtl import ROWS, MtlConfig, MtlTask
 from foodray.training.config import LoopConfig, RunConfig
-from foodray.training.distillation import ALONE, DistillationTableConfig, network_table, train_distillation_table
+from foodray.training.distillation import ALONE, DistillationTableConfig, train_distillation_table
 from foodray.training.run import Run, train
 
 Config = RunConfig[DistillationConfig[MtlConfig]]
@@ -81,7 +82,7 @@ def test_the_table_sets_the_student_beside_itself_alone(runs: dict[str, list[Run
     assert alone.info["family"] == "mtl"
     assert len(alone.metrics["history"]) == len(runs["jdnet"][0].metrics["history"]) == 1
     stores = {row: [run.store for run in of_row] for row, of_row in runs.items()}
-    facts = network_table(runs)
+    facts = network_table({row: of_row[0].store.uri("bundle") for row, of_row in runs.items()})
     assert facts["student"]["num_parameters"] == facts["jdnet"]["num_parameters"] == num_parameters(load_network(alone.store.uri("bundle"))[2])
     assert all(of_row["num_flops"] > 0 and of_row["latency_ms"] > 0 and of_row["bundle_mb"] > 0.1 for of_row in facts.values())
     made = make_distillation_table(stores, facts)

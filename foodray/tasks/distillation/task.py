@@ -18,8 +18,8 @@ from torch.nn.functional import one_hot
 from foodray.config import from_plain
 from foodray.corpus.samples import SampleSpec
 from foodray.errors import ConfigError
-from foodray.nn.backbone import load_start
-from foodray.nn.distillation import STRIDES, Half, JointNet, feature_distance, map_distance, num_parameters, softened_distance
+from foodray.nn.backbone import load_start, num_parameters
+from foodray.nn.distillation import STRIDES, Half, JointNet, feature_distance, map_distance, softened_distance
 from foodray.tasks.base import Distillable, Rows, Stage, Task
 from foodray.tasks.distillation.config import DistillationConfig
 from foodray.tasks.longtail import LongtailConfig, LongtailTask
@@ -109,7 +109,7 @@ class DistillationTask(Task):
         own = self._own
         return network(batch, {name: own[name].forward for name in BOTH}, self._truth(batch))  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def _own(self) -> dict[str, Task]:
         """Both tasks as they are in the stage."""
         stage = Stage(name=self.stage, epochs=1, optimizer=self.config.optimizer)

@@ -17,7 +17,7 @@ from foodray.corpus.samples import SampleSpec
 from foodray.errors import ConfigError, CorpusError
 from foodray.nn.backbone import load_start
 from foodray.nn.clip import ClipNet, clip_facts, clip_sum
-from foodray.nn.imbalance import NEVER, effective_weights, largest_margin, log_prior
+from foodray.nn.imbalance import COSINE_SCALE, NEVER, effective_weights, largest_margin, log_prior
 from foodray.nn.longtail import LongtailNet, LongtailShape, SeparatorNet
 from foodray.nn.text import encode_texts, semantic_sum
 from foodray.nn.transfg import contrastive_sum, gather_features
@@ -223,7 +223,7 @@ class LongtailTask(Task):
         if config.loss == "balanced_softmax":
             logits_BC = logits_BC + config.prior_tau * log_prior(self._drawn_counts(logits_BC.device))
         elif config.loss == "ldam":
-            margin_C = largest_margin(self._counts(logits_BC.device), config.ldam_margin) * 30.0
+            margin_C = largest_margin(self._counts(logits_BC.device), config.ldam_margin) * COSINE_SCALE
             logits_BC = logits_BC.scatter_add(1, class_B[:, None], -margin_C[class_B][:, None])
         target_BC = self._smoothed(class_B) if config.label_smoothing else class_B
         return cross_entropy(logits_BC, target_BC, weight=self._weights(logits_BC.device), reduction="sum")
