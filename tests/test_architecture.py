@@ -46,6 +46,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "corpus/index.py": ("ray",),
     "corpus/cutting.py": ("ray",),
     "corpus/progress.py": ("ray",),
+    # the tables of a run and their comparison: plain Arrow, no Ray
+    "report": rooms("scoring.files", "scoring.schema", "scoring.dictionary", "scoring.truth", "scoring.diff"),
     "tasks": rooms("corpus.samples", "corpus.schema", "corpus.label_file"),  # the vocabulary: what a sample is, what columns and classes are called
 }
 LONGEST = 400
