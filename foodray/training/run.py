@@ -44,8 +44,9 @@ from foodray.storage.tables import parquet_bytes, read_parquet
 from foodray.tasks.base import Rows, Task
 from foodray.training.config import RunConfig
 from foodray.training.data import PoolFeed, load_samples
+from foodray.training.entry import train_worker
 from foodray.training.files import check_starts, with_local_files
-from foodray.training.worker import Assignment, train_worker
+from foodray.training.worker import Assignment
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, Any]], None]

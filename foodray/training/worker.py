@@ -56,7 +56,7 @@ class Assignment:
     """Whether the test side is looked at."""
 
 
-def train_worker(config: dict[str, Any]) -> None:
+def work(config: dict[str, Any]) -> None:
     """Train to the end from the latest checkpoint, if there is one; rank 0 leaves the results in the run's folder."""
     assignment: Assignment = ray.get(config["assignment"])
     context = ray.train.get_context()
