@@ -65,6 +65,8 @@ class ReportConfig:
     """Photos in the list of those most worth a dietitian's review."""
     days_expected: int | None = None
     """Study days that every participant should have; by default the largest that is seen."""
+    usd_per_hour: float | None = None
+    """Price of the cluster, for the cost of scoring."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     """Flags of unlikely days and items."""
     goldberg: GoldbergConfig = field(default_factory=GoldbergConfig)

@@ -1,0 +1,298 @@
+"""From stored tables to `Evidence`: what a run found, what is true, who the models have seen, and labels in place of ids."""
+
+import hashlib
+import json
+import logging
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from foodray.corpus.manifest import Truth, load_study, load_truth
+from foodray.corpus.schema import AMOUNT_BASES
+from foodray.errors import ConfigError, FoodrayError
+from foodray.report.study.config import ReportConfig
+from foodray.report.study.evidence import Evidence
+from foodray.scoring.files import read_tables
+from foodray.scoring.truth import link_items, one_rater, truth_tables
+from foodray.storage.store import Store
+from foodray.storage.tables import read_parquet
+
+log = logging.getLogger(__name__)
+_PHOTO = (
+    *("image_id", "participant_id", "study_day", "occasion_id", "occasion_type", "capture_role", "status", "reason_code", "format", "width_px", "height_px"),
+    *("num_bytes", "marker_found", "marker_px_per_mm", "color_delta_e", "num_items", "energy_kcal"),
+)
+_ITEM = (
+    *("item_id", "truth_item_id", "link", "left_out", "image_id", "participant_id", "study_day", "occasion_id", "occasion_type", "capture_role", "box_source"),
+    *("class_name", "class_prob", "topk", "truth_class_name", "truth_method", "predicted", "low", "high", "interval_level", "truth", "energy_kcal"),
+    *("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
+)
+_PAIR = ("participant_id", "study_day", "occasion_id", "truth", "predicted", "low", "high", "interval_level")
+_PEOPLE = ("participant_id", "sex", "age_years", "height_cm", "weight_kg", "pal", "arm", "site_id")
+_ESTIMATE = ("rater_id", "rater_role", "level", "participant_id", "study_day", "occasion_id", "truth_item_id", "predicted", "truth")
+_OCCASION, _DAY = ["participant_id", "study_day", "occasion_id"], ["participant_id", "study_day"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the evidence is."""
+
+    run: str = ""
+    """Folder of a scored run."""
+    truth: str = ""
+    """A study package or a truth_items table; by default the study that was scored."""
+    against: str = ""
+    """Folder of another run of the same study."""
+
+    def __post_init__(self) -> None:
+        if not self.run and not self.truth:
+            raise ConfigError("name a scored run, or with --truth a place that holds truth_items and participant_estimates")
+        if self.against and not self.run:
+            raise ConfigError("--against compares with another run; name the first one too")
+
+
+def gather(sources: Sources, config: ReportConfig) -> Evidence:
+    """The evidence of a report. Raises `ScoringError` for a run that is not whole, `StudyError` for truth that breaks its schema, `ConfigError` else."""
+    run = Store(sources.run) if sources.run else None
+    info = _info(run)
+    truth, notes = _truth(sources, info)
+    images = _images(info)
+    found = _of_run(run, info, truth, images, config) if run is not None else _without_run(truth, config)
+    found = replace(found, notes=(*notes, *found.notes))
+    if sources.against:
+        other = Store(sources.against)
+        found = replace(found, against=_of_run(other, _info(other), truth, images, config))
+    return found if config.show_ids else _labelled(found)
+
+
+def _info(run: Store | None) -> dict[str, Any]:
+    if run is None:
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(run.read("run.json"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{run.root} is not a finished run of foodray score or analyze (no run.json)") from error
+    if "accounting" not in found:
+        raise ConfigError(f"{run.root} is a training run; score an archive with its bundle, and report on that run")
+    return found
+
+
+def _truth(sources: Sources, info: Mapping[str, Any]) -> tuple[Truth, list[str]]:
+    """Truth of the place that is named, else of the scored study, and what to say about it."""
+    try:
+        truth = load_truth(sources.truth or str(info["study"]))
+    except (FoodrayError, OSError) as error:
+        if sources.truth:
+            raise
+        log.warning("the scored study cannot be read (%s); the report goes without truth", error)
+        return Truth.empty(), [
+            f"The study that was scored could not be read, so there is no truth, no participants table and no device: {type(error).__name__}."
+        ]
+    kept, num_aside = one_rater(truth.truth_items)
+    notes = [f"{num_aside} truth items of further raters were left aside; of each photo the best method counts."] if num_aside else []
+    return replace(truth, truth_items=kept), notes
+
+
+def _images(info: Mapping[str, Any]) -> pd.DataFrame:
+    """What the manifest alone knows of the photos."""
+    try:
+        study = load_study(str(info["study"]), tolerant=True)
+    except (KeyError, FoodrayError, OSError):
+        return pd.DataFrame({name: pd.Series(dtype=object) for name in ("image_id", "site_id", "device_model", "captured_at")})
+    return study.images.select(["image_id", "site_id", "device_model", "captured_at"]).to_pandas()
+
+
+def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFrame, config: ReportConfig) -> Evidence:
+    tables = read_tables(run)
+    photos = tables["image_results"].select(list(_PHOTO)).to_pandas()
+    if photos["image_id"].isin(images["image_id"]).any():
+        photos = photos.merge(images, on="image_id", how="left")
+    seen, notes = _seen(info, photos)
+    photos["seen"] = photos["participant_id"].map(seen).astype(object).where(lambda side: side.notna(), None)
+    items = _items(tables, truth, config)
+    hidden = set() if config.include_seen else set(seen)
+    again = items["participant_id"].isin(hidden) & items["left_out"].isna()
+    items.loc[again, "left_out"] = "participant_seen"
+    pairs = {"item": items.loc[items["left_out"].isna(), [*_PAIR, "class_name", "truth_class_name", "image_id", "item_id"]].reset_index(drop=True)}
+    sums = truth_tables(tables, truth.truth_items, truth.foods) if truth.truth_items.num_rows else tables
+    pairs |= {level: _pairs_of(level, tables, sums, hidden, config) if truth.truth_items.num_rows else _empty(_PAIR) for level in ("occasion", "day")}
+    if truth.truth_items.num_rows:
+        pairs["occasion"] = _with_whole_occasions(pairs["occasion"], tables, truth.truth_items, hidden, config)
+    return Evidence(
+        photos=photos,
+        items=items,
+        pairs=pairs,
+        occasions=tables["occasions"].to_pandas(),
+        days=tables["days"].to_pandas(),
+        participants=_people(truth),
+        estimates=_estimates(truth, pairs, config),
+        run=info,
+        notes=(*notes, *_about_boxes(items)),
+        is_sample=bool(info.get("sample_data")),
+    )
+
+
+def _without_run(truth: Truth, config: ReportConfig) -> Evidence:
+    """Truth and people's estimates alone."""
+    if not truth.participant_estimates.num_rows:
+        raise ConfigError("without a run there is nothing to compare with the truth but participant_estimates, and there are none")
+    pairs = {
+        level: _empty((*_PAIR, *(("class_name", "truth_class_name", "image_id", "item_id") if level == "item" else ())))
+        for level in ("item", "occasion", "day")
+    }
+    return Evidence(
+        photos=_empty((*_PHOTO, "seen")),
+        items=_empty(_ITEM),
+        pairs=pairs,
+        occasions=pd.DataFrame(),
+        days=pd.DataFrame(),
+        participants=_people(truth),
+        estimates=_estimates(truth, pairs, config),
+        run={},
+    )
+
+
+def _seen(info: Mapping[str, Any], photos: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
+    """Participant to the side on which a model learnt from them, as far as the runs of the models tell."""
+    seen: dict[str, str] = {}
+    notes = []
+    for model in info.get("models", []):
+        bundle = str(model["bundle"]).rstrip("/")
+        try:
+            split = read_parquet(Store(posixpath.dirname(bundle)), "split.parquet", ["image_id", "participant_id", "split"]).to_pandas()
+        except (FoodrayError, OSError):
+            notes.append(
+                f"It is not known on which participants the {model.get('task')} model was trained (no split.parquet beside its bundle): "
+                "photographs that it has seen may be among those compared, and errors then look too small."
+            )
+            continue
+        if not photos["image_id"].isin(split["image_id"]).any():
+            notes.append(f"The {model.get('task')} model was trained on another archive: none of these photographs was in it.")
+            continue
+        for side in ("val", "train"):  # who is in both counts as trained on
+            seen |= dict.fromkeys(split.loc[split["split"] == side, "participant_id"].dropna().unique(), side)
+    return seen, notes
+
+
+def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -> pd.DataFrame:
+    """The frame `Evidence.items`."""
+    found = link_items(tables, truth.truth_items, truth.foods)
+    unit = config.target.rpartition("_")[2]
+    stem = config.target.removesuffix(f"_{unit}")
+    found["predicted"], found["truth"] = found[config.target].astype(float), found[f"truth_{config.target}"].astype(float)
+    found["low"], found["high"] = found[f"{stem}_lo_{unit}"].astype(float), found[f"{stem}_hi_{unit}"].astype(float)
+    found["interval_level"] = found["interval_level"].astype(float).where(found["low"].notna())
+    open_pair = found["left_out"].isna()
+    found.loc[open_pair & found["predicted"].isna(), "left_out"] = "prediction_unknown"
+    found.loc[open_pair & found["truth"].isna(), "left_out"] = "truth_unknown"
+    return found.reindex(columns=list(_ITEM))
+
+
+def _about_boxes(items: pd.DataFrame) -> list[str]:
+    drawn = int((items["box_source"] == "manifest").sum())
+    if not drawn:
+        return []
+    return [
+        f"The boxes of {drawn} of {int(items['item_id'].notna().sum())} items were drawn by people and given to the models: finding the foods is not part of "
+        "what these numbers measure, and the intervals hold for such boxes alone."
+    ]
+
+
+def _pairs_of(level: str, run: Mapping[str, pa.Table], truth: Mapping[str, pa.Table], hidden: set[str], config: ReportConfig) -> pd.DataFrame:
+    """Sums of complete occasions or days on both sides."""
+    keys = _OCCASION if level == "occasion" else _DAY
+    name = f"consumed_{config.target}"
+    if name not in run[f"{level}s"].column_names:  # a sum of mL of different foods means nothing, so there is none
+        return _empty(_PAIR)
+    ours, theirs = (tables[f"{level}s"].to_pandas() for tables in (run, truth))
+    ours, theirs = (frame[frame["complete"].astype(bool) & frame[name].notna()] for frame in (ours, theirs))
+    ours = ours.assign(predicted=ours[name], low=_end(ours, level, config, "lo"), high=_end(ours, level, config, "hi"))
+    ours["interval_level"] = ours["interval_level"].astype(float) if "interval_level" in ours else np.nan
+    both = ours[[*keys, "predicted", "low", "high", "interval_level"]].merge(theirs[[*keys, name]].rename(columns={name: "truth"}), on=keys)
+    return both[~both["participant_id"].isin(hidden)].reindex(columns=list(_PAIR)).reset_index(drop=True)
+
+
+def _end(frame: pd.DataFrame, level: str, config: ReportConfig, end: str) -> "pd.Series[float]":
+    name = f"consumed_{end}_kcal"
+    if level == "day" and config.target == "energy_kcal" and name in frame:
+        return frame[name].astype(float)
+    return pd.Series(np.nan, frame.index)
+
+
+def _with_whole_occasions(pairs: pd.DataFrame, run: Mapping[str, pa.Table], truth_items: pa.Table, hidden: set[str], config: ReportConfig) -> pd.DataFrame:
+    """Occasions whose truth was told for the meal as a whole, added to those whose photos have truth."""
+    rows = truth_items.select(["image_id", "occasion_id", config.target, "amount_basis"]).to_pandas()
+    rows = rows[rows["image_id"].isna() & rows["occasion_id"].notna()]
+    if not len(rows):
+        return pairs
+    sign = np.where(rows["amount_basis"] == AMOUNT_BASES[1], -1.0, 1.0)  # leftover
+    told = (rows[config.target] * sign).groupby(rows["occasion_id"]).agg(lambda values: values.sum(skipna=False)).dropna().rename("truth")
+    ours = run["occasions"].to_pandas()
+    ours = ours[ours["complete"].astype(bool) & ~ours["occasion_id"].duplicated(keep=False) & ~ours["participant_id"].isin(hidden)]
+    ours = ours[~ours["occasion_id"].isin(pairs["occasion_id"])].rename(columns={f"consumed_{config.target}": "predicted"})
+    both = ours.merge(told, on="occasion_id").dropna(subset=["predicted"]).reindex(columns=list(_PAIR))
+    return pd.concat([pairs, both], ignore_index=True) if len(both) else pairs
+
+
+def _people(truth: Truth) -> pd.DataFrame:
+    if truth.participants is None:
+        return _empty(_PEOPLE)
+    return truth.participants.to_pandas().reindex(columns=list(_PEOPLE))
+
+
+def _estimates(truth: Truth, pairs: Mapping[str, pd.DataFrame], config: ReportConfig) -> pd.DataFrame:
+    """Estimates of people, each beside the truth of the same item, occasion or day."""
+    table = truth.participant_estimates
+    if table is None or not table.num_rows:
+        return _empty(_ESTIMATE)
+    rows = table.to_pandas().rename(columns={config.target: "predicted"})
+    rows = rows[rows["predicted"].notna()]
+    of_item = dict(zip(truth.truth_items["truth_item_id"].to_pylist(), truth.truth_items[config.target].to_pylist(), strict=True))
+    rows["truth"] = rows["truth_item_id"].map(of_item).astype(float)
+    for level, keys in (("occasion", ["occasion_id"]), ("day", _DAY)):
+        known = pairs[level].drop_duplicates(keys, keep=False).set_index(keys)["truth"]
+        mine = rows["level"] == level
+        index = pd.MultiIndex.from_frame(rows.loc[mine, keys]) if len(keys) > 1 else pd.Index(rows.loc[mine, keys[0]])
+        rows.loc[mine, "truth"] = known.reindex(index).to_numpy(float)
+    return rows[rows["truth"].notna()].reindex(columns=list(_ESTIMATE)).reset_index(drop=True)
+
+
+def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
+    numbers = ("truth", "predicted", "low", "high", "interval_level", "class_prob", "age_years", "height_cm", "weight_kg", "pal")
+    return pd.DataFrame({name: pd.Series(dtype=float if name in numbers else object) for name in columns})
+
+
+def _labelled(evidence: Evidence) -> Evidence:
+    """The evidence with labels in place of the ids of participants, photos, meals and items; `keys` tells which is which."""
+    sides = [evidence, *([evidence.against] if evidence.against else [])]
+    frames = [
+        frame for side in sides for frame in (side.photos, side.items, *side.pairs.values(), side.occasions, side.days, side.participants, side.estimates)
+    ]
+    kinds = {"participant_id": "person", "image_id": "photo", "occasion_id": "meal", "item_id": "item", "truth_item_id": "truth", "rater_id": "rater"}
+    labels = {column: _labels(kind, [frame[column] for frame in frames if column in frame]) for column, kind in kinds.items()}
+    keys = pd.concat([pd.DataFrame({"kind": kinds[column], "label": list(names.values()), "id": list(names)}) for column, names in labels.items()])
+    shown, *others = (_relabelled(side, labels) for side in sides)
+    return replace(shown, keys=keys.reset_index(drop=True), against=others[0] if others else None)
+
+
+def _labels(kind: str, columns: list["pd.Series[Any]"]) -> dict[str, str]:
+    """Id to label; numbered in an order that the ids do not give away."""
+    ids = pd.unique(pd.concat(columns).dropna().astype(str)) if columns else []
+    order = sorted(ids, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).hexdigest())
+    width = len(str(len(order)))
+    return {name: f"{kind}-{place:0{width}d}" for place, name in enumerate(order, start=1)}
+
+
+def _relabelled(evidence: Evidence, labels: Mapping[str, Mapping[str, str]]) -> Evidence:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        changed = {column: frame[column].map(names, na_action="ignore").astype(object) for column, names in labels.items() if column in frame}
+        dropped = [name for name in ("captured_at", "run_id", "given_item_id") if name in frame]
+        return frame.assign(**changed).drop(columns=dropped)
+
+    frames = {name: change(getattr(evidence, name)) for name in ("photos", "items", "occasions", "days", "participants", "estimates")}
+    return replace(evidence, **frames, pairs={level: change(frame) for level, frame in evidence.pairs.items()})
