@@ -73,6 +73,7 @@ def new_axes(*, wide: bool = False, height_in: float = 3.6, **how: Any) -> tuple
 
 def finish(canvas: Canvas, *, key: str, title: str, text: str, wide: bool = False) -> Figure:
     """The figure of the report; `text` says in words what it shows, with its numbers."""
+    text = text[:1].upper() + text[1:]
     FigureCanvasSVG(canvas)
     sink = io.StringIO()
     with warnings.catch_warnings():

@@ -88,13 +88,14 @@ def render_page(sections: Sequence[Section], header: Header) -> str:
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"drawing": _drawing, "jpeg": _jpeg, "shown_table": _shown_table, "words": words}
     template = environment.get_template("report.html.jinja")
-    return template.render(
+    page = template.render(
         sections=sections,
         header=header,
         places=_Places(),
         style=Markup(style),
         policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
     )
+    return page.lstrip()
 
 
 def _drawing(figure: Figure) -> Markup:

@@ -128,11 +128,11 @@ def reliability(*, key: str, title: str, confidence: Array, accuracy: Array, cou
     axes.plot([0, 1], [0, 1], color=QUIET, lw=1, ls="--")
     axes.vlines(confidence[held], confidence[held], accuracy[held], color=WARN, lw=1.2)
     axes.plot(confidence[held], accuracy[held], color=ACCENT, marker="o", ms=4.5)
-    for x, y, count in zip(confidence[held], accuracy[held], counts[held], strict=True):
-        axes.annotate(f"{count:,}", (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7, color=QUIET)
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.08), xlabel="mean probability of the class given", ylabel="share that is right")
+    for x, count in zip(confidence[held], counts[held], strict=True):
+        axes.text(x, 1.1, f"{count:,}", ha="center", fontsize=7, color=QUIET)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.16), yticks=np.linspace(0, 1, 6), xlabel="mean probability of the class given", ylabel="share that is right")
     _grid(axes)
-    text = f"Reliability in {int(held.sum())} bins of {counted(int(counts.sum()), 'item')}; expected calibration error {shown(error, '%')}."
+    text = f"Reliability in {int(held.sum())} bins, their counts above, of {counted(int(counts.sum()), 'item')}; expected calibration error {shown(error, '%')}."
     return finish(canvas, key=key, title=title, text=text)
 
 
@@ -148,7 +148,7 @@ def risk_coverage(*, key: str, title: str, coverage: Array, risk: Array, area: f
     axes.set(xlim=(0, 101), ylim=(0, top), xlabel="items accepted, surest first (%)", ylabel="wrong among them (%)")
     _grid(axes)
     at = [(share, float(np.interp(share, coverage, risk))) for share in (0.5, 0.8, 1.0)] if len(coverage) else []
-    told = ", ".join(f"{shown(wrong, '%')} of the surest {share:.0%}".replace("%", " %").replace("  ", " ") for share, wrong in at)
+    told = ", ".join(f"{shown(wrong, '%')} of the surest {percent(share)}" for share, wrong in at)
     return finish(canvas, key=key, title=title, text=f"Wrong: {told}. Area under the curve {shown(area)}.")
 
 
