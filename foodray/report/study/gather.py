@@ -123,6 +123,7 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
     pairs |= {level: _pairs_of(level, tables, sums, hidden, config) if truth.truth_items.num_rows else _empty(_PAIR) for level in ("occasion", "day")}
     if truth.truth_items.num_rows:
         pairs["occasion"] = _with_whole_occasions(pairs["occasion"], tables, truth.truth_items, hidden, config)
+    pairs, negative = _without_negative(pairs)
     return Evidence(
         photos=photos,
         items=items,
@@ -132,9 +133,16 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
         participants=_people(truth),
         estimates=_estimates(truth, pairs, config),
         run=info,
-        notes=(*notes, *_about_boxes(items)),
+        notes=(*notes, *_about_boxes(items), *negative),
         is_sample=bool(info.get("sample_data")),
     )
+
+
+def _without_negative(pairs: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """The pairs without meals and days of which, by their truth, more was left than served."""
+    num = {level: int((frame["truth"] < 0).sum()) for level, frame in pairs.items()}
+    notes = [f"{count} {level}s are in no comparison: by their truth more was left than served." for level, count in num.items() if count]
+    return {level: frame[~(frame["truth"] < 0)].reset_index(drop=True) for level, frame in pairs.items()}, notes
 
 
 def _without_run(truth: Truth, config: ReportConfig) -> Evidence:
