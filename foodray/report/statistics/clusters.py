@@ -74,7 +74,7 @@ class Clusters:
         num = len(self.names)
         found: dict[str, Floats] = {"num": np.bincount(self.codes, minlength=num).astype(np.float64)}
         for name, values in columns.items():
-            found[name] = np.bincount(self.codes, weights=np.asarray(values, np.float64), minlength=num)
+            found[name] = np.asarray(np.bincount(self.codes, weights=np.asarray(values, np.float64), minlength=num), np.float64)
         return found
 
 
