@@ -80,7 +80,7 @@ def _items(questions: list[dict[str, str]]) -> list[dict[str, Any]]:
         slug = re.sub(r"[^a-z0-9]+", "-", row["label"].lower()).strip("-")
         amounts = {"energy_kcal": energy_kcal, "mass_g": mass_g, "amount_basis": "served"}
         items.append({"truth_item_id": slug, "occasion_id": slug, "class_name": row["label"], **amounts})
-    repeated = [slug for slug, count in Counter(item["truth_item_id"] for item in items).items() if count > 1 or not slug]
+    repeated = [slug for slug, count in Counter(str(item["truth_item_id"]) for item in items).items() if count > 1 or not slug]
     if repeated or not items:
         raise CorpusError(f"{QUESTIONS} has {len(items)} foods, named twice or not at all: {listed(repeated) or 'none'}; each needs a name of its own")
     return items
