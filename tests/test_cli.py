@@ -90,6 +90,7 @@ WRONG = {
     "a flag of segmentation": ([*SEGMENT, "--task.weightk", "1.2"], "--task.weight-k"),
     "a command": (["demmo"], "demo, sample, check, import, index, train, train-uploads, tune, table1, compare, longtail, distillation, show"),
     "a layout": (["import", "ecufstd", "a", "b"], "'ecustfd', 'folders'"),
+    "the layout of the quiz": (["import", "human-estimate", "a", "b"], "'human-estimates'"),
     "a number": ([*TRAIN, "--loop.batch-size", "many"], "Error parsing --loop.batch-size"),
     "a missing corpus": (["train", "mtl", "--results", "r"], "--corpus STR Location of the corpus, local or s3://. (required)"),
     "a flag of another command": (["sample", "out", "--num-participant", "3"], "--num-participants"),

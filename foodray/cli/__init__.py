@@ -117,7 +117,7 @@ def check(study: StudyArg, photos_root: str | None = None) -> None:
 
 
 def import_(
-    layout: Positional[Literal["ecustfd", "folders", "lists", "food101", "uecfood", "foodseg103", "coco", "yolo", "masks", "tags"]],
+    layout: Positional[Literal["ecustfd", "folders", "lists", "food101", "uecfood", "foodseg103", "coco", "yolo", "masks", "tags", "human-estimates"]],
     source: SourceArg,
     out: OutArg,
     dishes: str | None = None,
@@ -130,13 +130,14 @@ def import_(
         layout: ecustfd (VOC boxes, density.xls), folders (one folder of photos per class), lists (train.tsv, test.tsv and, if there is one, val.tsv,
             or .csv, with the columns path and class_name), food101 (images/, meta/train.txt), uecfood (UECFood-256 and -100: category.txt,
             1/bb_info.txt …), foodseg103 (Images/, category_id.txt), coco (annotations/*.json and photos), yolo (images/, labels/*.txt, classes.txt
-            or data.yaml), masks (images/, masks/*.png, labels.txt) or tags (ImageSets/*.jpg and Annotations/*.txt, or a CSV file of photos and tags).
+            or data.yaml), masks (images/, masks/*.png, labels.txt), tags (ImageSets/*.jpg and Annotations/*.txt, or a CSV file of photos and tags)
+            or human-estimates (questions.csv, responses.csv: foods and what people guessed; a package of truth without photos).
         source: Folder of the data set, or with coco its annotation file; it is only read.
         out: New folder for the study package.
         dishes: With tags, a text file with one dish a line: the one in a photo's name becomes its class, so that --split.method by_class keeps dishes apart.
         whole: With uecfood, the whole photo instead of its box where it shows a single dish.
         group_pattern: Regular expression found in a photo's location: its first group, or the whole match, is the participant, which splits keep together.
-            By default each photo is its own. Not with ecustfd, where the portion is.
+            By default each photo is its own. Not with ecustfd, where the portion is, nor with human-estimates, which have no photos.
     """
     from foodray.corpus.importers import ImportSummary
     from foodray.corpus.importers.coco import import_coco
@@ -144,6 +145,7 @@ def import_(
     from foodray.corpus.importers.folders import import_folders
     from foodray.corpus.importers.food101 import import_food101
     from foodray.corpus.importers.foodseg103 import import_foodseg103
+    from foodray.corpus.importers.human_estimates import import_human_estimates
     from foodray.corpus.importers.lists import import_lists
     from foodray.corpus.importers.mask_pairs import import_mask_pairs
     from foodray.corpus.importers.tags import import_tags
@@ -162,6 +164,7 @@ def import_(
         "yolo": import_yolo,
         "masks": import_mask_pairs,
         "tags": partial(import_tags, dishes=dishes),
+        "human-estimates": import_human_estimates,
     }
     if dishes is not None and layout != "tags":
         raise ConfigError(f"--dishes is for the layout tags, not for {layout}")
@@ -169,7 +172,9 @@ def import_(
         raise ConfigError(f"--whole is for the layout uecfood, not for {layout}")
     if group_pattern is not None and layout == "ecustfd":
         raise ConfigError("--group-pattern is not for the layout ecustfd, where the weighed portion is the participant")
-    groups = {} if layout == "ecustfd" else {"group_pattern": group_pattern}
+    if group_pattern is not None and layout == "human-estimates":
+        raise ConfigError("--group-pattern is not for the layout human-estimates, which has no photos")
+    groups = {} if layout in ("ecustfd", "human-estimates") else {"group_pattern": group_pattern}
     summary = importers[layout](source, Store(out), **groups)
     print(f"{out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.counts.items() if count))
 

@@ -114,7 +114,9 @@ def _numbers(sheet: Sheet, column: Column, problems: Problems) -> pa.Array:
     problems.add_all(sheet, bad, lambda row: f"{column.name} {text[row].as_py()!r} is not {what}{_number_hint(text[row].as_py())}")
     low = filled & ~bad & (numeric < (-math.inf if column.minimum is None else column.minimum))
     problems.add_all(sheet, low, lambda row: f"{column.name} is {text[row].as_py()}; it cannot be below {column.minimum:g}")
-    usable = filled & ~bad & ~low
+    high = filled & ~bad & (numeric > (math.inf if column.maximum is None else column.maximum))
+    problems.add_all(sheet, high, lambda row: f"{column.name} is {text[row].as_py()}; it cannot be above {column.maximum:g}")
+    usable = filled & ~bad & ~low & ~high
     return pa.array(np.where(usable, numeric, 0), mask=~usable).cast(column.type)
 
 

@@ -1,8 +1,8 @@
 """The study package: the tables a study brings about its photos, read from a folder or bucket and checked as a whole.
 
-In: a location that holds `images.csv` or `images.parquet` and, as far as there are any, `truth_items`, `foods`, `withdrawn`,
-`markers.yaml` and `study.json`. Out: a `Study` with tables of the exact schema, or one `StudyError` that lists every problem.
-Importers write the same package with `write_study`.
+In: a location that holds `images.csv` or `images.parquet` and, as far as there are any, `truth_items`, `foods`, `withdrawn`, `participants`,
+`participant_estimates`, `markers.yaml` and `study.json`. Out: a `Study` with tables of the exact schema, or one `StudyError` that lists every
+problem. A package of truth alone, without photos, is read by `load_truth`. Importers write both with `write_study`.
 """
 
 import csv
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".csv", ".parquet")
 PACKAGE_FILES = tuple(f"images{suffix}" for suffix in SUFFIXES)
 """Of these a package holds one."""
+TRUTH_TABLES = ("truth_items", "participants", "participant_estimates")
+"""Of these a package of truth holds at least one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,26 @@ class Study:
     """Text of markers.yaml."""
     info: dict[str, object]
     """Content of study.json."""
+    participants: pa.Table | None = None
+    """One row a participant."""
+    participant_estimates: pa.Table | None = None
+    """One row an estimate of a further rater."""
     refused: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     """Rows of `images` whose photo cannot be addressed: reason code and detail. Only a tolerant reader lets them through."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What a report compares with, of a package with or without photos; tables of the exact schema that kept every rule."""
+
+    truth_items: pa.Table
+    """One row a food item with its truth; no rows where there is none."""
+    participant_estimates: pa.Table | None = None
+    """One row an estimate of a further rater."""
+    participants: pa.Table | None = None
+    """One row a participant."""
+    foods: pa.Table | None = None
+    """One row a food class."""
 
 
 def load_study(location: str, *, photos_root: str | None = None, tolerant: bool = False) -> Study:
@@ -73,11 +93,10 @@ def load_study(location: str, *, photos_root: str | None = None, tolerant: bool 
     problems = Problems(tolerant=tolerant)
     info = _read_info(store, problems)
     photos = _photos_store(store, photos_root, info, problems)
-    sheets = {name: _read_sheet(store, name, images_file if name == "images" else None, problems) for name in TABLES}
-    tables = {name: conform(sheet, problems) for name, sheet in sheets.items() if sheet is not None}
-    _check(sheets, tables, photos.root, problems)
-    if "truth_items" in tables:
-        tables["truth_items"] = _with_boxes(tables["truth_items"])
+    if images_file is None and not _files(store, "images"):
+        problems.add_file("images", f"there is no images.csv or images.parquet in {store.root}; a study package needs one, with image_uri and participant_id")
+    given = {"images": [images_file]} if images_file is not None else {}
+    tables = _tables(store, {**{name: _files(store, name) for name in TABLES}, **given}, photos.root, problems)
     markers = _read_text(store, "markers.yaml", problems)
     problems.raise_if_any(location)
     return Study(
@@ -87,10 +106,32 @@ def load_study(location: str, *, photos_root: str | None = None, tolerant: bool 
         truth_items=tables.get("truth_items", validate.empty("truth_items")),
         foods=tables.get("foods"),
         withdrawn=tables.get("withdrawn"),
+        participants=tables.get("participants"),
+        participant_estimates=tables.get("participant_estimates"),
         markers_yaml=markers,
         info=info,
         refused=problems.refused,
     )
+
+
+def load_truth(location: str) -> Truth:
+    """Read and check what a report compares with, local or s3://.
+
+    `location` is the folder of a package, with photos or without, its images table, or a single file of truth items. Without an images table photos named by
+    truth are not looked up. Raises `StudyError` with every problem of every table, one being that there is neither truth nor participants
+    nor estimates, and `StorageError` when the place cannot be reached.
+    """
+    store, file = _package(location)
+    problems = Problems()
+    files = {name: _files(store, name) for name in TABLES} if file is None or file in PACKAGE_FILES else {"truth_items": [file]}
+    if not any(files.get(name) for name in TRUTH_TABLES):
+        names = ", ".join(f"{name}{suffix}" for name in TRUTH_TABLES for suffix in SUFFIXES)
+        problems.add_file("truth_items", f"there is none of {names} in {store.root}; a package of truth needs one")
+    photos = _photos_store(store, None, _read_info(store, problems), problems) if files.get("images") else store
+    tables = _tables(store, files, photos.root, problems)
+    problems.raise_if_any(location)
+    found = {name: tables.get(name) for name in ("participant_estimates", "participants", "foods")}
+    return Truth(truth_items=tables.get("truth_items", validate.empty("truth_items")), **found)
 
 
 def package_photos(location: str) -> Store:
@@ -118,16 +159,17 @@ def withdrawn_ids(study: Study) -> list[str | None]:
 def write_study(
     store: Store,
     *,
-    images: pa.Table,
+    images: pa.Table | None,
     truth_items: pa.Table,
     foods: pa.Table | None = None,
+    participant_estimates: pa.Table | None = None,
     markers_yaml: str | None = None,
     info: dict[str, object],
 ) -> None:
-    """Write a package: images and truth_items as Parquet, foods as CSV, markers.yaml, study.json.
+    """Write a package: images, truth_items and participant_estimates as Parquet, foods as CSV, markers.yaml, study.json.
 
     Raises `ExistsError` before anything is written when the place holds any part of a package. images.parquet comes last,
-    so that an interrupted write is not taken for a study.
+    so that an interrupted write is not taken for a study; without images it is a package of truth (`load_truth`).
     """
     for key in [f"{name}{suffix}" for name in TABLES for suffix in SUFFIXES] + ["study.json", "markers.yaml"]:
         if store.exists(key):
@@ -137,8 +179,9 @@ def write_study(
         files["markers.yaml"] = markers_yaml.encode()
     if foods is not None:
         files["foods.csv"] = csv_bytes(_in_schema("foods", foods))
-    files["truth_items.parquet"] = parquet_bytes(_in_schema("truth_items", truth_items))
-    files["images.parquet"] = parquet_bytes(_in_schema("images", images))
+    for name, table in (("participant_estimates", participant_estimates), ("truth_items", truth_items), ("images", images)):
+        if table is not None:
+            files[f"{name}.parquet"] = parquet_bytes(_in_schema(name, table))
     for key, data in files.items():
         store.write(key, data)
 
@@ -204,13 +247,25 @@ def _decode(data: bytes, file: str, name: str, problems: Problems) -> str | None
         return None
 
 
-def _read_sheet(store: Store, name: str, file: str | None, problems: Problems) -> Sheet | None:
+def _files(store: Store, name: str) -> list[str]:
+    """The files in which a table lies; more than one is a problem."""
+    return [f"{name}{suffix}" for suffix in SUFFIXES if store.exists(f"{name}{suffix}")]
+
+
+def _tables(store: Store, files: Mapping[str, list[str]], photos_root: str, problems: Problems) -> dict[str, pa.Table]:
+    """The tables that there are and that could be read, in their schema, checked."""
+    sheets = {name: _read_sheet(store, name, found, problems) for name, found in files.items()}
+    tables = {name: conform(sheet, problems) for name, sheet in sheets.items() if sheet is not None}
+    _check({name: sheet for name, sheet in sheets.items() if sheet is not None}, tables, photos_root, problems)
+    if "truth_items" in tables:
+        tables["truth_items"] = _with_boxes(tables["truth_items"])
+    return tables
+
+
+def _read_sheet(store: Store, name: str, found: list[str], problems: Problems) -> Sheet | None:
     """One table as it is stored; None where it is absent or cannot be read, which is then among the problems."""
-    found = [file] if file is not None else [f"{name}{suffix}" for suffix in SUFFIXES if store.exists(f"{name}{suffix}")]
     if len(found) > 1:
         problems.add_file(name, f"{' and '.join(found)}: the table is there twice; keep one of them")
-    if not found and name == "images":
-        problems.add_file(name, f"there is no images.csv or images.parquet in {store.root}; a study package needs one, with image_uri and participant_id")
     data = _read_bytes(store, found[0], name, problems) if len(found) == 1 else None
     if data is None:
         return None
@@ -261,17 +316,21 @@ def _sheet_of(records: list[list[str]], name: str, file: str, problems: Problems
     return Sheet(name=name, file=file, data=table, numbers=np.array([number for number, _ in rows], dtype=np.int64), unit="line")
 
 
-def _check(sheets: dict[str, Sheet | None], tables: dict[str, pa.Table], photos_root: str, problems: Problems) -> None:
+def _check(sheets: Mapping[str, Sheet], tables: dict[str, pa.Table], photos_root: str, problems: Problems) -> None:
     """The checks beyond single columns, each on the tables that could be read; `tables['images']` gets its ids."""
-    images, truth, foods, withdrawn = (sheets[name] for name in ("images", "truth_items", "foods", "withdrawn"))
-    if images is not None:
-        tables["images"] = validate.check_images(images, tables["images"], photos_root, problems)
-    if foods is not None:
-        validate.check_foods(foods, tables["foods"], problems)
+    if "images" in sheets:
+        tables["images"] = validate.check_images(sheets["images"], tables["images"], photos_root, problems)
+    images, truth = tables.get("images"), tables.get("truth_items")
+    if "foods" in sheets:
+        validate.check_foods(sheets["foods"], tables["foods"], problems)
     if truth is not None:
-        validate.check_truth(truth, tables["truth_items"], tables.get("images"), tables.get("foods"), problems)
-    if withdrawn is not None:
-        validate.check_withdrawn(withdrawn, tables["withdrawn"], tables.get("images"), problems)
+        validate.check_truth(sheets["truth_items"], truth, images, tables.get("foods"), problems)
+    if "withdrawn" in sheets:
+        validate.check_withdrawn(sheets["withdrawn"], tables["withdrawn"], images, problems)
+    if "participants" in sheets:
+        validate.check_participants(sheets["participants"], tables["participants"], images, problems)
+    if "participant_estimates" in sheets:
+        validate.check_estimates(sheets["participant_estimates"], tables["participant_estimates"], images, truth, problems)
 
 
 def _with_boxes(truth_items: pa.Table) -> pa.Table:

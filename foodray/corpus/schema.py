@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 OCCASION_TYPES = ("breakfast", "lunch", "dinner", "snack", "drink", "other", "unknown")
 CAPTURE_ROLES = ("before", "during", "after", "label", "reference", "other")
@@ -16,6 +16,10 @@ VIEWS = ("oblique45", "top", "side", "unknown")
 SPLITS = ("train", "val", "test", "score")
 CONSENT_SCOPES = ("score", "score_train", "none")
 AMOUNT_BASES = ("served", "leftover", "consumed")
+SEXES = ("F", "M", "other", "unknown")
+RATER_ROLES = ("participant", "dietitian", "llm", "other")
+ESTIMATE_KEYS = {"item": ("truth_item_id",), "occasion": ("occasion_id",), "day": ("participant_id", "study_day")}
+"""What an estimate may be of, with the columns that say which one."""
 TRUTH_METHODS = ("weighed", "weigh_back", "recipe", "dietitian_visual", "recall", "label")
 
 REASONS = {
@@ -56,6 +60,8 @@ class Column:
     """The values an enumeration may take; empty for any."""
     minimum: float | None = None
     """Smallest value that is possible."""
+    maximum: float | None = None
+    """Largest value that is possible."""
     default: str | None = None
     """Value taken where the column or the cell is empty."""
     identifier: bool = False
@@ -72,6 +78,10 @@ def _text(name: str, meaning: str, **more: object) -> Column:
 
 def _number(name: str, meaning: str, minimum: float | None = 0.0) -> Column:
     return Column(name=name, type=pa.float64(), meaning=meaning, minimum=minimum)
+
+
+def _ranged(name: str, meaning: str, minimum: float, maximum: float | None = None) -> Column:
+    return Column(name=name, type=pa.float64(), meaning=meaning, minimum=minimum, maximum=maximum, since="1.2")
 
 
 IMAGES = (
@@ -155,7 +165,48 @@ WITHDRAWN = (
 )
 """One row a withdrawal: of a participant, or of one photo."""
 
-TABLES = {"images": IMAGES, "truth_items": TRUTH_ITEMS, "foods": FOODS, "withdrawn": WITHDRAWN}
+PARTICIPANTS = (
+    _text("participant_id", "pseudonym of the participant, unique", required=True, identifier=True, since="1.2"),
+    _text("sex", "sex, as equations of metabolism need it", allowed=SEXES, default="unknown", since="1.2"),
+    _ranged("age_years", "age in years; write ages above 89 as 89, they point to people", 0, 120),
+    _ranged("height_cm", "height in cm", 30, 260),
+    _ranged("weight_kg", "weight in kg", 1, 500),
+    _ranged("pal", "physical activity level, energy expenditure over basal metabolic rate", 1, 5),
+    _text("arm", "arm of the study", since="1.2"),
+    _text("site_id", "centre", since="1.2"),
+)
+"""One row a participant."""
+
+PARTICIPANT_ESTIMATES = (
+    _text("estimate_id", "id of the estimate, unique where given", since="1.2"),
+    _text("rater_id", "who estimated; a pseudonym", required=True, identifier=True, since="1.2"),
+    _text("rater_role", "what the rater is", required=True, allowed=RATER_ROLES, since="1.2"),
+    _text(
+        "level",
+        "what the estimate is of: " + "; ".join(f"{level} needs {' and '.join(keys)}" for level, keys in ESTIMATE_KEYS.items()),
+        required=True,
+        allowed=tuple(ESTIMATE_KEYS),
+        since="1.2",
+    ),
+    _text("truth_item_id", "item of truth_items that was estimated", since="1.2"),
+    _text("image_id", "photo from which it was estimated", identifier=True, since="1.2"),
+    _text("occasion_id", "eating occasion", identifier=True, since="1.2"),
+    _text("participant_id", "participant who ate it, not who estimated it", identifier=True, since="1.2"),
+    Column(name="study_day", type=pa.int16(), meaning="index of the recall day, from 1", minimum=1, since="1.2"),
+    _ranged("energy_kcal", "estimated energy in kcal; empty is unknown, 0 is a value", 0),
+    _ranged("mass_g", "estimated mass in g", 0),
+    _ranged("volume_ml", "estimated volume in mL", 0),
+)
+"""One row an estimate of a person, a dietitian or a language model: a further rater beside the models of a run."""
+
+TABLES = {
+    "images": IMAGES,
+    "truth_items": TRUTH_ITEMS,
+    "foods": FOODS,
+    "withdrawn": WITHDRAWN,
+    "participants": PARTICIPANTS,
+    "participant_estimates": PARTICIPANT_ESTIMATES,
+}
 """The tables of a study package by file name."""
 
 

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foodray.corpus.masks import segmentation_problems
-from foodray.corpus.schema import TABLES, arrow_schema
+from foodray.corpus.schema import ESTIMATE_KEYS, TABLES, arrow_schema
 from foodray.errors import StudyError
 
 log = logging.getLogger(__name__)
 
 EXTRA_PREFIX = "extra_"
+ESTIMATED = ("energy_kcal", "mass_g", "volume_ml")
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 MAX_SUGGESTIONS = 200  # difflib takes about 0.1 ms a word; a column wrong throughout needs no more of them
 
@@ -59,7 +60,7 @@ class Problems:
 
     def refuse(self, sheet: Sheet, row: int, reason: str, value: object, why: str) -> None:
         """A row of images whose photo cannot be addressed: set apart by a tolerant reader, a problem for any other."""
-        if self.tolerant:
+        if self.tolerant and sheet.name == "images":
             self.refused.setdefault(row, (reason, why[:300]))
         else:
             self.add(sheet, row, f"{value} {why}")
@@ -122,11 +123,7 @@ def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Prob
     if not table.num_rows:
         problems.add_file("images", f"{sheet.file}: the table has no rows; a study needs at least one photo")
     column = {name: table[name].combine_chunks() for name in table.column_names}
-    problems.add_all(
-        sheet,
-        _matches(column["participant_id"], r"[@\s]"),
-        lambda row: f"participant_id {column['participant_id'][row].as_py()!r} has an '@' or a space; use a pseudonym, never a name or an address",
-    )
+    _check_pseudonyms(sheet, "participant_id", column["participant_id"], problems)
     given = column["image_id"]
     problems.add_all(
         sheet,
@@ -143,6 +140,11 @@ def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Prob
     column["occasion_id"] = pc.coalesce(column["occasion_id"], _occasion_ids(column))
     _check_splits(sheet, column["participant_id"], column["split"], problems)
     return pa.table(column)
+
+
+def _check_pseudonyms(sheet: Sheet, name: str, ids: pa.Array, problems: Problems) -> None:
+    wrong = _matches(ids, r"[@\s]")
+    problems.add_all(sheet, wrong, lambda row: f"{name} {ids[row].as_py()!r} has an '@' or a space; use a pseudonym, never a name or an address")
 
 
 def _told_apart(ids: pa.Array) -> pa.Array:
@@ -274,6 +276,38 @@ def check_withdrawn(sheet: Sheet, table: pa.Table, images: pa.Table | None, prob
         unknown = as_mask(pc.and_(asked.is_valid(), pc.invert(pc.is_in(asked, images[name].combine_chunks()))))
         for row in np.flatnonzero(unknown):
             log.warning("%s %s: %s %r withdraws nothing, no photo has it", sheet.file, sheet.at(int(row)), name, asked[int(row)].as_py())
+
+
+def check_participants(sheet: Sheet, table: pa.Table, images: pa.Table | None, problems: Problems) -> None:
+    """Check participants: pseudonyms, each once. Participants of photos that are not among them are a warning: they belong to no group then."""
+    people = table["participant_id"].combine_chunks()
+    _check_pseudonyms(sheet, "participant_id", people, problems)
+    _check_unique(sheet, "participant_id", people, problems)
+    absent = [] if images is None else sorted(set(images["participant_id"].to_pylist()) - {None} - set(people.to_pylist()))
+    if absent:
+        log.warning("%s: %d participants of photos are not in it, %r among them; they are in no group", sheet.file, len(absent), absent[0])
+
+
+def check_estimates(sheet: Sheet, table: pa.Table, images: pa.Table | None, truth: pa.Table | None, problems: Problems) -> None:
+    """Check estimates of further raters: unique ids, pseudonyms, the keys of their level, a value, and items and photos that exist (None: not known)."""
+    column = {name: table[name].combine_chunks() for name in table.column_names}
+    _check_unique(sheet, "estimate_id", column["estimate_id"], problems)
+    for name in ("rater_id", "participant_id"):
+        _check_pseudonyms(sheet, name, column[name], problems)
+    for level, keys in ESTIMATE_KEYS.items():
+        of_level = as_mask(pc.fill_null(pc.equal(column["level"], level), False))
+        for key in keys:
+            _add_keyless(sheet, of_level & as_mask(column[key].is_null()) & ~_filled(sheet, key), level, key, problems)
+    blank = ~np.any([_filled(sheet, name) for name in ESTIMATED], axis=0)
+    problems.add_all(sheet, blank, lambda row: f"has none of {', '.join(ESTIMATED)}; leave out what was not estimated")
+    for name, found, where in (("truth_item_id", truth, "truth_items"), ("image_id", images, "images")):
+        if found is not None:
+            unknown = as_mask(pc.and_(column[name].is_valid(), pc.invert(pc.is_in(column[name], found[name].combine_chunks()))))
+            add_unlisted(sheet, name, column[name], unknown, found[name].drop_null().to_pylist()[:MAX_SUGGESTIONS], f"is not in {where}", problems)
+
+
+def _add_keyless(sheet: Sheet, rows: np.ndarray, level: str, key: str, problems: Problems) -> None:
+    problems.add_all(sheet, rows, lambda row: f"the estimate is of level {level} but has no {key}, so it is of nothing")
 
 
 def empty(name: str) -> pa.Table:
