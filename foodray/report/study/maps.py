@@ -20,6 +20,8 @@ MOST_CLASSES = 26
 """Rows of a confusion map that can still be read."""
 MOST_PARTICIPANTS = 60
 """Participants of a coverage grid that have a row each; of more the grid shows shares."""
+_DARKEST = 0.43
+"""Opacity of a full cell: words in the page's ink keep a contrast of 4.5 on it, on a light page and on a dark one."""
 
 
 @styled(STYLE)
@@ -157,9 +159,9 @@ def _heat(axes: Axes, shade: Array, words: Sequence[Sequence[str]], rows: Sequen
     for row, column in np.ndindex(shade.shape):
         value = float(shade[row, column])
         if value > 0:
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=ACCENT, alpha=0.06 + 0.94 * value, lw=0))
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=ACCENT, alpha=0.05 + _DARKEST * value, lw=0))
         if words[row][column]:
-            axes.text(column, row, words[row][column], ha="center", va="center", fontsize=size, color=PANEL if value > 0.55 else INK)
+            axes.text(column, row, words[row][column], ha="center", va="center", fontsize=size, color=INK)
     axes.set_xticks(range(len(columns)), list(columns), rotation=90 if max(map(len, columns), default=0) > 3 else 0, fontsize=8)
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))

@@ -21,6 +21,8 @@ from foodray.scoring.dictionary import unit
 _FOLDER = Path(__file__).parent / "page"
 _OPEN_ROWS = 15
 """Rows up to which a table stands open."""
+_LONG = 24
+"""Characters from which a column's text gets room to wrap in, instead of a word a line on a phone."""
 _SVG_ELEMENTS = {"svg", "title", "desc", "g", "defs", "clipPath", "path", "use", "text", "tspan", "rect", "circle", "ellipse", "line", "polyline", "polygon"}
 
 
@@ -44,11 +46,10 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    name: str
     words: str
     unit: str
     meaning: str
-    right: bool
+    kind: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +126,10 @@ def _jpeg(data: bytes) -> str:
 
 def _shown_table(table: Table) -> _Table:
     frame = table.frame.head(table.most_rows)
-    columns = [
-        _Column(name=str(name), words=words.column_words(name, unit(str(name))), unit=unit(str(name)) or "", meaning=table.meanings.get(str(name), ""), right=right)
-        for name, right in ((name, words.is_number(frame[name])) for name in frame.columns)
-    ]
-    rows = list(zip(*(words.cells(frame[name]) for name in frame.columns), strict=True))
+    cells = [words.cells(frame[name]) for name in frame.columns]
+    columns = []
+    for name, texts in zip(map(str, frame.columns), cells, strict=True):
+        kind = "right" if words.is_number(frame[name]) else "long" if max(map(len, texts), default=0) > _LONG else ""
+        columns.append(_Column(words=words.column_words(name, unit(name)), unit=unit(name) or "", meaning=table.meanings.get(name, ""), kind=kind))
+    rows = list(zip(*cells, strict=True))
     return _Table(table=table, columns=columns, rows=rows, num_rows=len(table.frame), is_open=len(rows) <= _OPEN_ROWS)
