@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from foodray.corpus.manifest import Truth, load_study, load_truth
 from foodray.corpus.schema import AMOUNT_BASES
+from foodray.corpus.validate import empty
 from foodray.errors import ConfigError, FoodrayError
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
@@ -35,6 +36,8 @@ _ITEM = (
 _PAIR = ("participant_id", "study_day", "occasion_id", "truth", "predicted", "low", "high", "interval_level")
 _PEOPLE = ("participant_id", "sex", "age_years", "height_cm", "weight_kg", "pal", "arm", "site_id")
 _ESTIMATE = ("rater_id", "rater_role", "level", "participant_id", "study_day", "occasion_id", "truth_item_id", "predicted", "truth")
+CONSUMED = {"energy_kcal": "consumed_kcal", "mass_g": "consumed_mass_g", "volume_ml": "consumed_volume_ml"}
+"""Column of occasions and days with the sum of each target; mL of different foods are not summed, so there is none of volume."""
 _OCCASION, _DAY = ["participant_id", "study_day", "occasion_id"], ["participant_id", "study_day"]
 
 
@@ -90,7 +93,7 @@ def _truth(sources: Sources, info: Mapping[str, Any]) -> tuple[Truth, list[str]]
         if sources.truth:
             raise
         log.warning("the scored study cannot be read (%s); the report goes without truth", error)
-        return Truth.empty(), [
+        return Truth(truth_items=empty("truth_items")), [
             f"The study that was scored could not be read, so there is no truth, no participants table and no device: {type(error).__name__}."
         ]
     kept, num_aside = one_rater(truth.truth_items)
@@ -147,7 +150,7 @@ def _without_negative(pairs: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.Data
 
 def _without_run(truth: Truth, config: ReportConfig) -> Evidence:
     """Truth and people's estimates alone."""
-    if not truth.participant_estimates.num_rows:
+    if truth.participant_estimates is None or not truth.participant_estimates.num_rows:
         raise ConfigError("without a run there is nothing to compare with the truth but participant_estimates, and there are none")
     pairs = {
         level: _empty((*_PAIR, *(("class_name", "truth_class_name", "image_id", "item_id") if level == "item" else ())))
@@ -214,7 +217,7 @@ def _about_boxes(items: pd.DataFrame) -> list[str]:
 def _pairs_of(level: str, run: Mapping[str, pa.Table], truth: Mapping[str, pa.Table], hidden: set[str], config: ReportConfig) -> pd.DataFrame:
     """Sums of complete occasions or days on both sides."""
     keys = _OCCASION if level == "occasion" else _DAY
-    name = f"consumed_{config.target}"
+    name = CONSUMED[config.target]
     if name not in run[f"{level}s"].column_names:  # a sum of mL of different foods means nothing, so there is none
         return _empty(_PAIR)
     ours, theirs = (tables[f"{level}s"].to_pandas() for tables in (run, truth))
@@ -242,7 +245,7 @@ def _with_whole_occasions(pairs: pd.DataFrame, run: Mapping[str, pa.Table], trut
     told = (rows[config.target] * sign).groupby(rows["occasion_id"]).agg(lambda values: values.sum(skipna=False)).dropna().rename("truth")
     ours = run["occasions"].to_pandas()
     ours = ours[ours["complete"].astype(bool) & ~ours["occasion_id"].duplicated(keep=False) & ~ours["participant_id"].isin(hidden)]
-    ours = ours[~ours["occasion_id"].isin(pairs["occasion_id"])].rename(columns={f"consumed_{config.target}": "predicted"})
+    ours = ours[~ours["occasion_id"].isin(pairs["occasion_id"])].rename(columns={CONSUMED[config.target]: "predicted"})
     both = ours.merge(told, on="occasion_id").dropna(subset=["predicted"]).reindex(columns=list(_PAIR))
     return pd.concat([pairs, both], ignore_index=True) if len(both) else pairs
 
