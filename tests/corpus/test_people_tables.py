@@ -15,7 +15,7 @@ from foodray.errors import CorpusError, ExistsError, StudyError
 from foodray.storage.store import Store
 
 Rows = list[dict[str, object]]
-PEOPLE: Rows = [{"participant_id": "p1", "sex": "F", "age_years": 40, "weight_kg": 61.5}, {"participant_id": "p2"}]
+PEOPLE: Rows = [{"participant_id": "p1", "sex": "F", "age_years": 40, "weight_kg": 61.5}, {"participant_id": "p2", "arm": "control"}]
 TRUTH: Rows = [{"truth_item_id": "t1", "image_id": "i1", "energy_kcal": 120}]
 IMAGES: Rows = [{"image_id": "i1", "image_uri": "a.jpg", "participant_id": "p1"}, {"image_id": "i2", "image_uri": "b.jpg", "participant_id": "p2"}]
 GUESS: dict[str, object] = {"rater_id": "r1", "rater_role": "dietitian", "level": "item", "truth_item_id": "t1", "energy_kcal": 100}
