@@ -24,7 +24,9 @@ def make_evidence(
     if not with_truth:
         items = items[items["item_id"].notna()].assign(truth_item_id=None, link=None, truth_class_name=None, truth=np.nan, left_out="photo_without_truth")
     pairs = items[items["left_out"].isna()].reset_index(drop=True)
-    sums = {level: _summed(pairs, keys) for level, keys in (("occasion", ["participant_id", "study_day", "occasion_id"]), ("day", ["participant_id", "study_day"]))}
+    sums = {
+        level: _summed(pairs, keys) for level, keys in (("occasion", ["participant_id", "study_day", "occasion_id"]), ("day", ["participant_id", "study_day"]))
+    }
     energy = items.groupby("image_id")["energy_kcal"].sum()
     photos = photos.assign(energy_kcal=photos["image_id"].map(energy))
     return Evidence(
@@ -52,10 +54,14 @@ def _name(number: int) -> str:
 
 
 def _photos(rng: np.random.Generator, num_participants: int, num_days: int) -> pd.DataFrame:
-    people, days, meals = (values.ravel() for values in np.meshgrid(np.arange(num_participants), np.arange(1, num_days + 1), np.arange(len(MEALS)), indexing="ij"))
+    people, days, meals = (
+        values.ravel() for values in np.meshgrid(np.arange(num_participants), np.arange(1, num_days + 1), np.arange(len(MEALS)), indexing="ij")
+    )
     num = len(people)
     status = rng.choice(["ok", "ok_no_food", "quarantined", "withdrawn", "skipped"], num, p=[0.8, 0.06, 0.07, 0.04, 0.03])
-    reasons = np.where(status == "quarantined", rng.choice(["truncated", "unidentified", "model_error"], num), np.where(status == "skipped", "no_consent", None))
+    reasons = np.where(
+        status == "quarantined", rng.choice(["truncated", "unidentified", "model_error"], num), np.where(status == "skipped", "no_consent", None)
+    )
     readable = np.isin(status, ["ok", "ok_no_food"])
     return pd.DataFrame(
         {
@@ -133,14 +139,20 @@ def _summed(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _occasions(photos: pd.DataFrame) -> pd.DataFrame:
     keys = ["participant_id", "study_day", "occasion_id", "occasion_type"]
     seen = photos[photos["status"].isin(["ok", "ok_no_food", "quarantined"])]
-    found = seen.groupby(keys, as_index=False).agg(consumed_kcal=("energy_kcal", "sum"), num_bad=("status", lambda status: int((status == "quarantined").sum())))
-    return found.assign(num_items=3, complete=found["num_bad"] == 0, flags=[[] for _ in range(len(found))], consumed_assumption="all_eaten").drop(columns="num_bad")
+    found = seen.groupby(keys, as_index=False).agg(
+        consumed_kcal=("energy_kcal", "sum"), num_bad=("status", lambda status: int((status == "quarantined").sum()))
+    )
+    return found.assign(num_items=3, complete=found["num_bad"] == 0, flags=[[] for _ in range(len(found))], consumed_assumption="all_eaten").drop(
+        columns="num_bad"
+    )
 
 
 def _days(photos: pd.DataFrame) -> pd.DataFrame:
     occasions = _occasions(photos)
     keys = ["participant_id", "study_day"]
-    found = occasions.groupby(keys, as_index=False).agg(num_occasions=("occasion_id", "nunique"), consumed_kcal=("consumed_kcal", "sum"), complete=("complete", "all"))
+    found = occasions.groupby(keys, as_index=False).agg(
+        num_occasions=("occasion_id", "nunique"), consumed_kcal=("consumed_kcal", "sum"), complete=("complete", "all")
+    )
     return found.assign(flags=[[] for _ in range(len(found))])
 
 

@@ -41,7 +41,14 @@ def test_items_are_linked_by_the_id_of_their_box_then_by_overlap_and_the_rest_sa
         refused("c"),
         scored("d"),
     )
-    rows = [true("t1", "a", 90.0), true("t2", "a", 60.0, x=30.0), true("t3", "a", 7.0, x=300.0), true("t4", "c", 1.0), true("t5", "d", 2.0), true("t6", "z", 3.0)]
+    rows = [
+        true("t1", "a", 90.0),
+        true("t2", "a", 60.0, x=30.0),
+        true("t3", "a", 7.0, x=300.0),
+        true("t4", "c", 1.0),
+        true("t5", "d", 2.0),
+        true("t6", "z", 3.0),
+    ]
     assert links(tables, truth(*rows)) == {
         ("a#0", "t1"): ("given_id", None),
         ("a#1", "t2"): ("overlap", None),
@@ -56,7 +63,9 @@ def test_items_are_linked_by_the_id_of_their_box_then_by_overlap_and_the_rest_sa
 
 
 def test_a_photo_as_a_whole_is_its_only_truth_item_but_one_of_two_is_not_guessed() -> None:
-    tables = run(manifest(photo("a"), photo("b")), scored("a", item(1.0, box_source="whole_photo", side=99.0)), scored("b", item(1.0, box_source="whole_photo")))
+    tables = run(
+        manifest(photo("a"), photo("b")), scored("a", item(1.0, box_source="whole_photo", side=99.0)), scored("b", item(1.0, box_source="whole_photo"))
+    )
     found = links(tables, truth(true("t1", "a", 2.0, side=None), true("t2", "b", 2.0), true("t3", "b", 3.0, x=50.0)))
     assert found["a#0", "t1"] == ("single", None)
     assert found["b#0", None] == (None, "not_in_truth")

@@ -125,7 +125,11 @@ def _mix(photos: pd.DataFrame, config: ReportConfig) -> list[Table]:
             rest = {column: f"others ({int(few.sum())})", "num_photos": len(rare), "num_participants": rare["participant_id"].nunique()}
             frame = pd.concat([frame[~few], pd.DataFrame([rest])], ignore_index=True)
             frame = hide_small(frame, "num_participants", config.min_cell, ["num_photos", "num_participants"])
-        meanings = {column: f"{title.lower()}; those of few participants are joined", "num_photos": "photos", "num_participants": "participants with such a photo"}
+        meanings = {
+            column: f"{title.lower()}; those of few participants are joined",
+            "num_photos": "photos",
+            "num_participants": "participants with such a photo",
+        }
         found.append(Table(key=f"{column}s", title=title, frame=frame, meanings=meanings))
     return found
 
@@ -179,7 +183,12 @@ def _calendar(photos: pd.DataFrame, config: ReportConfig) -> list[Figure]:
     np.add.at(counts_PDM, places, 1)
     expected = config.days_expected or len(days)
     grid = calendar(
-        key="calendar", title="Photos by participant, study day and meal", counts_PDM=counts_PDM, participants=[str(name) for name in participants],
-        days=days, meals=meals, expected=expected,
+        key="calendar",
+        title="Photos by participant, study day and meal",
+        counts_PDM=counts_PDM,
+        participants=[str(name) for name in participants],
+        days=days,
+        meals=meals,
+        expected=expected,
     )
     return [grid]

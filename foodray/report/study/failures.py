@@ -51,7 +51,7 @@ def worst_first(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def crop_jpeg(photo: Image.Image, box: tuple[float, float, float, float] | None) -> bytes:
     """A box (x, y, w, h) of a photo with a margin, or the whole photo, as a JPEG of at most 256 px without any metadata."""
-    area = photo.convert("RGB")
+    area = photo
     if box is not None:
         x, y, width, height = box
         left, top = max(0, int(x - _MARGIN * width)), max(0, int(y - _MARGIN * height))
@@ -61,6 +61,7 @@ def crop_jpeg(photo: Image.Image, box: tuple[float, float, float, float] | None)
     scale = SIDE_PX / max(area.size)
     if scale < 1:
         area = area.resize((max(1, round(area.width * scale)), max(1, round(area.height * scale))), Image.Resampling.LANCZOS)
+    area = area.convert("RGB")
     clean = Image.frombytes("RGB", area.size, area.tobytes())  # pixels alone: convert and crop carry the EXIF and ICC blocks along
     sink = io.BytesIO()
     clean.save(sink, format="JPEG", quality=82)

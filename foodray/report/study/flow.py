@@ -52,8 +52,10 @@ def flow_section(evidence: Evidence, config: ReportConfig) -> Section:
     found = steps(evidence)
     tables = [_steps_table(found), _reasons_table(found), *_items_table(evidence), *_duplicates_table(evidence.photos)]
     figure = Figure(key="flow", title="Photos and participants from receipt to analysis", svg=diagram(found), text=_words(found), wide=True)
-    text = (f"Of {counted(found[0].num_photos, 'photo')} of {counted(found[0].num_participants, 'participant')} the last step holds "
-            f"{counted(found[-1].num_photos, 'photo')} of {counted(found[-1].num_participants, 'participant')}. No photo leaves without a reason.",)
+    text = (
+        f"Of {counted(found[0].num_photos, 'photo')} of {counted(found[0].num_participants, 'participant')} the last step holds "
+        f"{counted(found[-1].num_photos, 'photo')} of {counted(found[-1].num_participants, 'participant')}. No photo leaves without a reason.",
+    )
     if not _has_truth(evidence):
         text += ("The study brings no truth to this run, so nothing is linked and analysed against it.",)
     if not config.include_seen:
@@ -105,8 +107,12 @@ def _check(found: list[Step], evidence: Evidence) -> None:
     """What enters equals what goes on plus what leaves, and the analysed photos hold exactly the pairs that the statistics use."""
     assert found[0].num_photos == len(evidence.photos)
     for before, after in zip(found, found[1:], strict=False):
-        assert before.num_photos == after.num_photos + after.num_left, f"{after.name}: {before.num_photos} photos came, {after.num_photos} + {after.num_left} went"
-        assert after.num_left == int(after.left["num_photos"].sum()), f"{after.name}: the reasons hold {int(after.left['num_photos'].sum())} of {after.num_left}"
+        assert before.num_photos == after.num_photos + after.num_left, (
+            f"{after.name}: {before.num_photos} photos came, {after.num_photos} + {after.num_left} went"
+        )
+        assert after.num_left == int(after.left["num_photos"].sum()), (
+            f"{after.name}: the reasons hold {int(after.left['num_photos'].sum())} of {after.num_left}"
+        )
         assert before.num_participants == after.num_participants + after.num_participants_left, f"{after.name}: participants do not add up"
     if _has_truth(evidence):
         compared = evidence.items[evidence.items["left_out"].isna()]
@@ -156,7 +162,11 @@ def _reasons_table(found: list[Step]) -> Table:
         "num_photos": "photos that left for it",
         "num_participants": "participants with such a photo; they may have others that stay",
     }
-    rows = [(step.name, row["reason"], _meaning(row["reason"]), row["num_photos"], row["num_participants"]) for step in found for row in step.left.to_dict("records")]
+    rows = [
+        (step.name, row["reason"], _meaning(row["reason"]), row["num_photos"], row["num_participants"])
+        for step in found
+        for row in step.left.to_dict("records")
+    ]
     frame = pd.DataFrame(rows, columns=list(meanings)).astype({"num_photos": "int64", "num_participants": "int64"})
     note = "" if rows else "No photo left."
     return Table(key="flow_reasons", title="Why photos left", frame=frame, meanings=meanings, note=note)
@@ -167,7 +177,9 @@ def _items_table(evidence: Evidence) -> list[Table]:
     if not _has_truth(evidence):
         return []
     fate = evidence.items.assign(fate=evidence.items["left_out"].fillna("compared"))
-    found = fate.groupby("fate").agg(num_items=("fate", "size"), num_photos=("image_id", "nunique"), num_participants=("participant_id", "nunique")).reset_index()
+    found = (
+        fate.groupby("fate").agg(num_items=("fate", "size"), num_photos=("image_id", "nunique"), num_participants=("participant_id", "nunique")).reset_index()
+    )
     found = found.sort_values(["num_items", "fate"], ascending=[False, True], ignore_index=True)
     found.insert(1, "meaning", [("item and truth are compared" if code == "compared" else _meaning(code)) for code in found["fate"]])
     meanings = {
@@ -230,13 +242,17 @@ def _arrow(root: ElementTree.Element, step: Step, top: float) -> float:
     height = 20.0 if not lines else 26.0 + _LINE_PX * len(lines)
     gap = height + (0 if not lines else 22)
     middle = _MAIN_PX / 2
-    ElementTree.SubElement(root, "path", {"d": f"M {middle:g} {top:g} V {top + gap - 7:g}", "class": "k-quiet", "stroke": "#5a626b", "fill": "none", "stroke-width": "1.5"})
+    ElementTree.SubElement(
+        root, "path", {"d": f"M {middle:g} {top:g} V {top + gap - 7:g}", "class": "k-quiet", "stroke": "#5a626b", "fill": "none", "stroke-width": "1.5"}
+    )
     head = f"M {middle - 5:g} {top + gap - 8:g} h 10 l -5 8 z"
     ElementTree.SubElement(root, "path", {"d": head, "class": "f-quiet", "fill": "#5a626b"})
     if lines:
         y = top + 10 + height / 2
         across = f"M {middle:g} {y:g} H {_SIDE_X:g}"
-        ElementTree.SubElement(root, "path", {"d": across, "class": "k-quiet", "stroke": "#5a626b", "fill": "none", "stroke-width": "1.5", "stroke-dasharray": "3 3"})
+        ElementTree.SubElement(
+            root, "path", {"d": across, "class": "k-quiet", "stroke": "#5a626b", "fill": "none", "stroke-width": "1.5", "stroke-dasharray": "3 3"}
+        )
         _box(root, _SIDE_X, top + 10, _WIDTH_PX - _SIDE_X - 1, height, "side")
         gone = f", {counted(step.num_participants_left, 'participant')} altogether" if step.num_participants_left else ""
         _text(root, _SIDE_X + 12, top + 28, f"Left: {counted(step.num_left, 'photo')}{gone}", bold=True, size=12)

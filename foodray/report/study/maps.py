@@ -37,7 +37,10 @@ def confusion(*, key: str, title: str, counts_CC: NDArray[np.int64], labels: Seq
     total = int(counts_CC.sum())
     off_CC = counts_CC - np.diag(np.diag(counts_CC))
     rights = shown(np.trace(counts_CC) / total, "%") if total else "none"
-    worst = [(int(count), *divmod(int(place), len(labels))) for place, count in zip(np.argsort(-off_CC, axis=None, kind="stable"), np.sort(-off_CC, axis=None), strict=True)]
+    worst = [
+        (int(count), *divmod(int(place), len(labels)))
+        for place, count in zip(np.argsort(-off_CC, axis=None, kind="stable"), np.sort(-off_CC, axis=None), strict=True)
+    ]
     told = "; ".join(f"{labels[row]} taken for {labels[column]} {-count} times" for count, row, column in worst[:3] if count)
     text = f"{total:,} items of {len(labels)} classes, {rights} on the diagonal." + (f" Most frequent: {told}." if told else "")
     return finish(canvas, key=key, title=title, text=text, wide=True)
@@ -50,18 +53,28 @@ def quartiles(*, key: str, title: str, counts_QQ: NDArray[np.int64], what: str =
     total = max(1, int(counts_QQ.sum()))
     canvas, axes = new_axes(height_in=3.6)
     shares = counts_QQ / total
-    _heat(axes, counts_QQ / max(1, counts_QQ.max()), [[f"{count}\n{share * 100:.0f} %" for count, share in zip(*rows, strict=True)] for rows in zip(counts_QQ, shares, strict=True)], names, names, size=8)
+    _heat(
+        axes,
+        counts_QQ / max(1, counts_QQ.max()),
+        [[f"{count}\n{share * 100:.0f} %" for count, share in zip(*rows, strict=True)] for rows in zip(counts_QQ, shares, strict=True)],
+        names,
+        names,
+        size=8,
+    )
     axes.set(xlabel="quarter by prediction", ylabel="quarter by truth")
     axes.tick_params(axis="x", rotation=0)
     last = len(counts_QQ) - 1
     opposite = int(counts_QQ[0, last] + counts_QQ[last, 0])
     near = int(np.trace(counts_QQ) + np.trace(counts_QQ, 1) + np.trace(counts_QQ, -1))
-    text = f"{total} {what}: {shown(np.trace(counts_QQ) / total, '%')} in the same quarter, {shown(near / total, '%')} in the same or the next, {shown(opposite / total, '%')} in opposite ones."
+    told = [shown(count / total, "%") for count in (np.trace(counts_QQ), near, opposite)]
+    text = f"{total} {what}: {told[0]} in the same quarter, {told[1]} in the same or the next, {told[2]} in opposite ones."
     return finish(canvas, key=key, title=title, text=text)
 
 
 @styled(STYLE)
-def calendar(*, key: str, title: str, counts_PDM: NDArray[np.int64], participants: Sequence[str], days: Sequence[int], meals: Sequence[str], expected: int) -> Figure:
+def calendar(
+    *, key: str, title: str, counts_PDM: NDArray[np.int64], participants: Sequence[str], days: Sequence[int], meals: Sequence[str], expected: int
+) -> Figure:
     """Photos (P, D, M) of each participant, study day and meal: a cell a meal, empty ones drawn as such; `expected` is the days that should be there.
 
     More than 60 participants are not told apart: a row a meal then shows the share of them with a photo.
@@ -150,7 +163,8 @@ def misreporting(*, key: str, title: str, ratio: Array, low: Array, high: Array)
     axes.legend(loc="upper left")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    text = f"{len(ratio)} participants: {int(under.sum())} below the lower cut-off, {int(over.sum())} above the upper one, median ratio {shown(float(np.median(ratio))) if len(ratio) else 'none'}."
+    middle = shown(float(np.median(ratio))) if len(ratio) else "none"
+    text = f"{len(ratio)} participants: {int(under.sum())} below the lower cut-off, {int(over.sum())} above the upper one, median ratio {middle}."
     return finish(canvas, key=key, title=title, text=text)
 
 
@@ -183,4 +197,5 @@ def _five_numbers(values: NDArray[Any], unit: str) -> str:
     if not len(values):
         return "no values"
     low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95])
-    return f"{len(values):,} values, median {shown(middle, unit)}, half of them between {shown(first, unit)} and {shown(third, unit)}, nine tenths between {shown(low, unit)} and {shown(high, unit)}"
+    half, most = f"{shown(first, unit)} and {shown(third, unit)}", f"{shown(low, unit)} and {shown(high, unit)}"
+    return f"{len(values):,} values, median {shown(middle, unit)}, half of them between {half}, nine tenths between {most}"

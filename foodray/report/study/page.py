@@ -110,7 +110,7 @@ def _drawing(figure: Figure) -> Markup:
         assert tag in _SVG_ELEMENTS, f"figure {figure.key}: an element <{tag}> in its SVG"
         for name, value in element.attrib.items():
             name = name.rpartition("}")[2]
-            assert name != "style" and not name.startswith("on"), f"figure {figure.key}: an attribute {name} in its SVG"
+            assert not name.startswith(("on", "style")), f"figure {figure.key}: an attribute {name} in its SVG"
             assert name != "href" or value.startswith("#"), f"figure {figure.key}: its SVG refers to {value}"
             assert "url(" not in value or value.startswith("url(#"), f"figure {figure.key}: its SVG refers to {value}"
     # Written anew from what was looked at: what a reader of HTML sees in a comment or a CDATA section may differ from what XML sees.

@@ -22,9 +22,7 @@ _GRID = 40
 
 
 @styled(STYLE)
-def scatter(
-    *, key: str, title: str, truth: Array, predicted: Array, participant: NDArray[np.object_], unit: str, level: str, log: bool = False
-) -> Figure:
+def scatter(*, key: str, title: str, truth: Array, predicted: Array, participant: NDArray[np.object_], unit: str, level: str, log: bool = False) -> Figure:
     """Predictions (N,) over truths (N,) with the line on which both are equal; on logarithmic axes without what is not above 0."""
     kept = np.isfinite(truth) & np.isfinite(predicted) & ((truth > 0) & (predicted > 0) if log else np.True_)
     truth, predicted, participant = truth[kept], predicted[kept], participant[kept]
@@ -132,7 +130,9 @@ def reliability(*, key: str, title: str, confidence: Array, accuracy: Array, cou
         axes.text(x, 1.1, f"{count:,}", ha="center", fontsize=7, color=QUIET)
     axes.set(xlim=(0, 1.03), ylim=(0, 1.16), yticks=np.linspace(0, 1, 6), xlabel="mean probability of the class given", ylabel="share that is right")
     _grid(axes)
-    text = f"Reliability in {int(held.sum())} bins, their counts above, of {counted(int(counts.sum()), 'item')}; expected calibration error {shown(error, '%')}."
+    text = (
+        f"Reliability in {int(held.sum())} bins, their counts above, of {counted(int(counts.sum()), 'item')}; expected calibration error {shown(error, '%')}."
+    )
     return finish(canvas, key=key, title=title, text=text)
 
 
@@ -242,5 +242,3 @@ def _plain_log(axes: Axes) -> None:
 
 def _cut(text: str, most: int = 36) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
