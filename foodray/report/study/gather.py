@@ -239,7 +239,7 @@ def _with_whole_occasions(pairs: pd.DataFrame, run: Mapping[str, pa.Table], trut
     """Occasions whose truth was told for the meal as a whole, added to those whose photos have truth."""
     rows = truth_items.select(["image_id", "occasion_id", config.target, "amount_basis"]).to_pandas()
     rows = rows[rows["image_id"].isna() & rows["occasion_id"].notna()]
-    if not len(rows):
+    if not len(rows) or CONSUMED[config.target] not in run["occasions"].column_names:
         return pairs
     sign = np.where(rows["amount_basis"] == AMOUNT_BASES[1], -1.0, 1.0)  # leftover
     told = (rows[config.target] * sign).groupby(rows["occasion_id"]).agg(lambda values: values.sum(skipna=False)).dropna().rename("truth")
