@@ -98,7 +98,7 @@ def draw_chances(worth: NDArray[Any], num: int, *, floor: float = 0.1) -> Floats
     if not 1 <= num <= len(worth) or not 0 < floor <= 1:
         raise ValueError(f"{num} photos of {len(worth)} with floor {floor}: draw 1 to {len(worth)}, with a floor above 0 to 1")
     total = worth.sum()
-    share = floor / len(worth) + (1 - floor) * (worth / total if total > 0 else 1 / len(worth))
+    share = floor / len(worth) + (1 - floor) * (worth / total if total > 0 else np.full(len(worth), 1 / len(worth)))
     chance = np.zeros(len(worth))
     for _ in range(len(worth)):  # what is cut at 1 goes to the others; each round fills at least one more
         free = chance < 1
