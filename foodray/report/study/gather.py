@@ -119,7 +119,7 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
     photos["seen"] = photos["participant_id"].map(seen).astype(object).where(lambda side: side.notna(), None)
     items = _items(tables, truth, config)
     hidden = set() if config.include_seen else set(seen)
-    again = items["participant_id"].isin(hidden) & items["left_out"].isna()
+    again = items["participant_id"].isin(hidden) & items["link"].notna()
     items.loc[again, "left_out"] = "participant_seen"
     pairs = {"item": items.loc[items["left_out"].isna(), [*_PAIR, "class_name", "truth_class_name", "image_id", "item_id"]].reset_index(drop=True)}
     sums = truth_tables(tables, truth.truth_items, truth.foods) if truth.truth_items.num_rows else tables

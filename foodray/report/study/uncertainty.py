@@ -41,7 +41,7 @@ def uncertainty_section(evidence: Evidence, config: ReportConfig) -> Section:
             key="uncertainty", title=TITLE, missing="The run gives no intervals for rows with truth: its model had too few participants to fit them on."
         )
     text = (
-        "An interval of level 90 % should hold nine truths of ten, on the whole; that it does so for every class, amount or person is not promised by how it was "
+        "An interval of level 90 % should hold nine truths of ten as a whole; that it does so for each class, amount or person is not promised by how it was "
         "fitted (split conformal, one row a participant), so each is shown.",
     )
     return Section(key="uncertainty", title=TITLE, text=text, numbers=tuple(numbers), tables=tuple(tables), figures=tuple(figures))
