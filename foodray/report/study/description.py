@@ -45,7 +45,7 @@ def hide_small(frame: pd.DataFrame, column: str, least: int, hidden: list[str]) 
     hidden too: totals that stand elsewhere would give it away."""
     small = (frame[column] > 0) & (frame[column] < least)
     if small.sum() == 1 and (~small & (frame[column] > 0)).any():
-        small[frame.loc[~small & (frame[column] > 0), column].idxmin()] = True
+        small |= frame.index == frame.loc[~small & (frame[column] > 0), column].idxmin()
     return frame.assign(**{name: frame[name].astype(float).where(~small) for name in hidden})
 
 
@@ -179,7 +179,11 @@ def _calendar(photos: pd.DataFrame, config: ReportConfig) -> list[Figure]:
     day = placed["study_day"].astype(int)
     days = list(range(1, max(int(day.max()), config.days_expected or 0) + 1)) if day.min() >= 1 and day.max() <= 400 else sorted(day.unique())
     counts_PDM = np.zeros((len(participants), len(days), len(meals)), np.int64)
-    places = (pd.Index(participants).get_indexer(placed["participant_id"]), pd.Index(days).get_indexer(day), pd.Index(meals).get_indexer(kinds))
+    places = (
+        pd.Index(participants).get_indexer(pd.Index(placed["participant_id"])),
+        pd.Index(days).get_indexer(pd.Index(day)),
+        pd.Index(meals).get_indexer(pd.Index(kinds)),
+    )
     np.add.at(counts_PDM, places, 1)
     expected = config.days_expected or len(days)
     grid = calendar(

@@ -29,7 +29,7 @@ WIDTH_IN, WIDE_IN = 4.8, 7.4
 MOST_POINTS = 2_500
 """Points that are drawn one by one; of more the page shows the density, as a point costs 40 bytes and is hidden by others anyway."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it is read out, found and printed in the page's font
     "svg.hashsalt": "foodray",
     "text.parse_math": False,  # a class may be called "$x"

@@ -5,6 +5,7 @@ do not balance `AssertionError` is raised, as then a frame was made wrongly.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -106,7 +107,7 @@ def _step(name: str, photos: pd.DataFrame, inside: pd.Series, leaving: pd.Series
 def _check(found: list[Step], evidence: Evidence) -> None:
     """What enters equals what goes on plus what leaves, and the analysed photos hold exactly the pairs that the statistics use."""
     assert found[0].num_photos == len(evidence.photos)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before.num_photos == after.num_photos + after.num_left, (
             f"{after.name}: {before.num_photos} photos came, {after.num_photos} + {after.num_left} went"
         )

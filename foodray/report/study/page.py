@@ -112,7 +112,7 @@ def _drawing(figure: Figure) -> Markup:
             name = name.rpartition("}")[2]
             assert not name.startswith(("on", "style")), f"figure {figure.key}: an attribute {name} in its SVG"
             assert name != "href" or value.startswith("#"), f"figure {figure.key}: its SVG refers to {value}"
-            assert "url(" not in value or value.startswith("url(#"), f"figure {figure.key}: its SVG refers to {value}"
+            assert "url(" not in value.lower() or value.startswith("url(#"), f"figure {figure.key}: its SVG refers to {value}"
     # Written anew from what was looked at: what a reader of HTML sees in a comment or a CDATA section may differ from what XML sees.
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]

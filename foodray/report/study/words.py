@@ -60,7 +60,7 @@ def column_words(name: Hashable, unit: str | None) -> str:
     ends = {"px/mm": "_px_per_mm", "g/mL": "_g_per_ml", "CIE delta E": "_delta_e", "degree": "_deg", "byte": "_bytes"}
     end = ends.get(unit or "", f"_{(unit or '').lower()}")
     text = text.removesuffix(end) if unit and text != end else text
-    return text.removeprefix("num_").replace("_", " ") if text.startswith("num_") else text.replace("_", " ")
+    return text.removeprefix("num_").replace("_", " ")
 
 
 def cells(column: "pd.Series[Any]") -> list[str]:
