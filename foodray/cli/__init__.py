@@ -18,6 +18,7 @@ from tyro.conf import Positional
 from foodray.cli.analyze import analyze, analyze_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_export, print_plan, print_run, print_scored, print_scoring
+from foodray.cli.report import report, report_help
 from foodray.cli.search import tune, tune_help
 from foodray.cli.serve import serve, serve_help
 from foodray.cli.tables import compare, compare_help, distillation, distillation_help, longtail, longtail_help, table1, table1_help
@@ -79,6 +80,7 @@ def _dispatch(arguments: list[str]) -> None:
         "export": export,
         "score": score_help,
         "diff": diff,
+        "report": report_help,
         "analyze": analyze_help,
         "serve": serve_help,
         "keys": keys_help,
@@ -272,6 +274,7 @@ WITH_SETTINGS = {
     "longtail": longtail,
     "distillation": distillation,
     "score": score,
+    "report": report,
     "analyze": analyze,
     "serve": serve,
     "keys": keys,

@@ -63,6 +63,8 @@ def dictionary_section(sections: list[Section]) -> Section:
     rows = [(table.key, str(name), table.meanings.get(str(name), "")) for section in sections for table in section.tables for name in table.frame.columns]
     meanings = {"table": "CSV file without its end", "column": "name of the column", "meaning": "what it holds"}
     frame = pd.DataFrame(rows, columns=list(meanings))
-    text = ("Every table is a CSV file in tables/; units end the names, shares are 0 to 1. The study tables of the run have a dictionary of their own beside them.",)
+    text = (
+        "Every table is a CSV file in tables/; units end the names, shares are 0 to 1. The study tables of the run have a dictionary of their own beside them.",
+    )
     table = Table(key="columns", title="Columns of the tables", frame=frame, meanings=meanings, most_rows=0)
     return Section(key="dictionary", title="Data dictionary", text=text, tables=(table,))

@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from foodray.corpus.manifest import load_study
-from foodray.corpus.photo import Limits, decode
+from foodray.corpus.photo import decode
 from foodray.errors import FoodrayError
 from foodray.report.study.agreement import agreement_section
 from foodray.report.study.background import checklists, model_card, operations, reproducibility
@@ -34,7 +34,16 @@ from foodray.report.study.write import Report
 log = logging.getLogger(__name__)
 HEADLINES = (
     *("top1", "top5", "ece_width", "item_mae_{end}", "item_bias_{end}", "item_ep", "occasion_mae_{end}", "occasion_ep", "day_mae_{end}", "day_ep", "day_icc"),
-    *("day_lower_{end}", "day_upper_{end}", "occasion_icc", "occasion_lower_{end}", "occasion_upper_{end}", "day_powered_{end}", "occasion_powered_{end}", "mean_day_kcal"),
+    *(
+        "day_lower_{end}",
+        "day_upper_{end}",
+        "occasion_icc",
+        "occasion_lower_{end}",
+        "occasion_upper_{end}",
+        "day_powered_{end}",
+        "occasion_powered_{end}",
+        "mean_day_kcal",
+    ),
 )
 """Numbers of the summary box, as far as they are there."""
 
@@ -79,7 +88,11 @@ def _lead(evidence: Evidence, config: ReportConfig) -> str:
         return "Estimates of people beside the truth; no model and no photograph is part of this report."
     assumed = evidence.occasions["consumed_assumption"].value_counts() if len(evidence.occasions) else {}
     eaten = int(assumed.get("all_eaten", 0))
-    meals = f" Of {len(evidence.occasions):,} meals {eaten:,} have no photograph after the meal and are taken as eaten whole: for them served stands for eaten." if eaten else ""
+    meals = (
+        f" Of {len(evidence.occasions):,} meals {eaten:,} have no photograph after the meal and are taken as eaten whole: for them served stands for eaten."
+        if eaten
+        else ""
+    )
     return f"What the models read in the photographs, and how far it can be relied on.{meals}"
 
 
@@ -103,7 +116,7 @@ def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:
     def read(image_id: str) -> Image.Image | None:
         try:
             data = study.photos.read(places[ids.get(image_id, image_id)])
-            return Image.fromarray(decode(data, Limits()).pixels)
+            return Image.fromarray(decode(data).rgb_HW3)
         except (KeyError, FoodrayError, OSError) as error:
             log.info("a photo for the gallery could not be read: %s", type(error).__name__)
             return None
@@ -119,5 +132,3 @@ def _restricted(evidence: Evidence, config: ReportConfig) -> dict[str, pd.DataFr
         review = review.assign(label=review["image_id"], image_id=review["image_id"].map(ids))
     found = {"review": review} if config.num_review and len(review) else {}
     return found | ({"keys": evidence.keys} if len(evidence.keys) else {})
-
-
