@@ -8,7 +8,6 @@ grow with the portion, and accuracies differ between people. `STUDIES` (600) are
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -74,12 +73,13 @@ def measure(
 
 
 def main(num_studies: int) -> None:
-    """Print the table."""
-    tables: dict[int, dict[str, Any]] = {num: measure(everything, num, num_studies) for num in (8, 16, 32, 100)}
-    print(f"{'% held (too high / too low)':26}" + "".join(f"{num:>12} participants" for num in tables))
-    for name in tables[8]:
-        cells = (f"{100 * held:9.1f} ({100 * above:4.1f} / {100 * below:4.1f})" for held, above, below in (table[name] for table in tables.values()))
-        print(f"{name:26}" + "  ".join(cells), flush=True)
+    """Print the table, each row when it is done."""
+    for num_participants in (32, 8, 100, 16):
+        for name, (held, above, below) in measure(everything, num_participants, num_studies).items():
+            print(
+                f"{num_participants:4} participants  {name:16} held {100 * held:5.1f} %  too high {100 * above:4.1f} %  too low {100 * below:4.1f} %",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -118,3 +118,15 @@ def test_ratios_come_back_from_logarithms_and_leave_out_what_has_none() -> None:
 def test_one_participant_has_no_limits() -> None:
     with pytest.raises(ValueError, match="two participants; there are 1"):
         bland_altman(np.ones(3), np.ones(3), np.array(["a"] * 3, dtype=object), how=HOW)
+
+
+def test_a_slope_that_nothing_tells_is_not_a_number_and_digits_far_from_zero_are_kept() -> None:
+    alike = bland_altman(np.full(6, 50.0), np.full(6, 60.0), (np.arange(6) % 3).astype(object), how=HOW)
+    assert (alike.bias.estimate, alike.lower.estimate, alike.upper.estimate) == (10, 10, 10)
+    assert np.isnan([alike.slope.estimate, alike.slope_se, alike.slope_p]).all()
+    two = bland_altman(np.array([1.0, 2.0]), np.array([2.0, 4.0]), np.arange(2).astype(object), how=HOW)
+    assert np.isnan(two.slope_p)
+    rng, near = np.random.default_rng(9), np.arange(40.0)
+    noise, people = rng.normal(size=40), (np.arange(40) % 8).astype(object)
+    far = bland_altman(near + 1e7, near + 1e7 + noise, people, how=HOW)
+    assert far.slope.low == pytest.approx(bland_altman(near, near + noise, people, how=HOW).slope.low, rel=1e-4)

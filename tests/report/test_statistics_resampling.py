@@ -13,8 +13,8 @@ HOW = Resampling()
 
 
 def test_intervals_of_32_people_hold_the_truth_as_often_as_they_say() -> None:
-    """Skewed errors, 5 to 60 items a person: about 95 of 100, in 300 studies."""
-    held = {name: found[0] for name, found in measure(from_sums, 32, 300, num_draws=499).items()}
+    """Skewed errors, 5 to 60 items a person: about 95 of 100, in 200 studies."""
+    held = {name: found[0] for name, found in measure(from_sums, 32, 200, num_draws=399).items()}
     assert set(held) == {"bias", "mae", "ep", "accuracy", "accuracy_0.97"}
     assert all(0.90 <= share <= 0.985 for share in held.values()), held
 
@@ -126,3 +126,13 @@ def test_groups_have_means_of_their_own_rows_and_rows_without_one_are_left_out()
     assert list(found) == ["a", "b"]
     assert (found["b"].estimate, found["b"].num_groups) == (2, 2)
     assert np.isnan(found["a"].low)
+
+
+def test_of_many_groups_each_has_student_s_interval_and_says_so() -> None:
+    rng = np.random.default_rng(7)
+    groups, people = rng.integers(40, size=2_000), rng.integers(30, size=2_000).astype(object)
+    found = means_by(groups, rng.normal(size=2_000), people, HOW)
+    assert len(found) == 40
+    assert all(each.low < each.estimate < each.high and each.method.startswith("Student") for each in found.values())
+    few = means_by(groups % 3, rng.normal(size=2_000), people, HOW)
+    assert all(each.method.startswith("Participants drawn") for each in few.values())

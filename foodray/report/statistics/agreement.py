@@ -70,7 +70,7 @@ class BlandAltman:
     """Proportional bias: by how much the difference grows as the mean of both grows by one (log on log in the ratio version). It is not 0 as well
     where both measure the same with unequal spread."""
     slope_se: float
-    """Its standard error, robust for participants (statsmodels OLS, clustered)."""
+    """Its standard error, robust for participants (statsmodels OLS, clustered); nan where means do not vary or there are only two rows."""
     slope_p: float
     """Its p value by Student's t with participants - 1 degrees of freedom."""
     intercept: float
@@ -96,21 +96,23 @@ def bland_altman(
         raise ValueError(f"limits of agreement need two participants; there are {len(clusters.names)}")
     difference, mean = second - first, (first + second) / 2
     deviations = float(norm.ppf((1 + agreement) / 2))
-    columns = _anova_columns(difference, clusters) | clusters.sums(mean=mean, product=mean * difference, mean_of_squares=mean**2)
+    columns = _anova_columns(difference, clusters) | clusters.sums(
+        mean=mean - mean.mean(), product=(mean - mean.mean()) * difference, mean_of_squares=(mean - mean.mean()) ** 2
+    )
     statistics = {"bias": Statistic(of=lambda num, value: value / num, columns=("num", "value")), "slope": _SLOPE}
     statistics |= {name: _limit(sign * deviations) for name, sign in (("lower", -1), ("upper", 1))}
     found = intervals(columns, statistics, how)
     mover = mover_limits(difference, clusters.names[clusters.codes], level=how.level, agreement=agreement)
-    line = sm.OLS(difference, sm.add_constant(mean)).fit(cov_type="cluster", cov_kwds={"groups": clusters.codes}, use_t=True)
+    slope_se, slope_p = _slope_test(difference, mean - mean.mean(), clusters)
     return BlandAltman(
         **{name: found[name].through(np.exp) if ratio else found[name] for name in ("bias", "lower", "upper")},
         agreement=agreement,
         components=variance_components(difference, clusters.names[clusters.codes], how=how),
         mover=_exponential(mover) if ratio else mover,
         slope=found["slope"],
-        slope_se=float(line.bse[1]),
-        slope_p=float(line.pvalues[1]),
-        intercept=float(line.params[0]),
+        slope_se=slope_se,
+        slope_p=slope_p,
+        intercept=float(difference.mean() - found["slope"].estimate * mean.mean()),
         is_ratio=ratio,
         num_left_out=int((~some).sum()),
     )
@@ -189,6 +191,14 @@ def _limit(deviations: float) -> Statistic:
         return mean + deviations * np.sqrt(between_ms / divisor + (1 - 1 / divisor) * within_ms)
 
     return Statistic(of=limit, columns=_ANOVA)
+
+
+def _slope_test(difference: Floats, mean: Floats, clusters: Clusters) -> tuple[float, float]:
+    """Cluster-robust standard error and p value of the slope."""
+    if len(mean) < 3 or not np.ptp(mean) > 0:
+        return float("nan"), float("nan")
+    line = sm.OLS(difference, sm.add_constant(mean)).fit(cov_type="cluster", cov_kwds={"groups": clusters.codes}, use_t=True)
+    return float(line.bse[1]), float(line.pvalues[1])
 
 
 def _slope(num: Any, value: Any, mean: Any, product: Any, squares: Any) -> Any:

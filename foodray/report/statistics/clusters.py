@@ -51,7 +51,7 @@ class Resampling:
     level: float = 0.95
     """Nominal coverage."""
     num_draws: int = 1_999
-    """Draws of as many participants as there are."""
+    """Draws of as many participants as there are; with 0 an interval is Student's t with the linearised standard error."""
     seed: int = 0
     """Of the draws."""
 

@@ -20,8 +20,9 @@ from foodray.report.statistics.clusters import Clusters, Floats, Interval, Resam
 
 LEAST_STUDENTIZED = 6
 """Below so many a draw is made of too few people for a standard error of its own."""
-_ROW_VALUES = 40_000_000
-_LEAST_ROW_DRAWS = 399
+_ROW_VALUES = 20_000_000
+_LEAST_ROW_DRAWS = 199
+_MOST_DRAWN_GROUPS = 30
 _STEP = 1e-4
 
 METHOD = (
@@ -104,22 +105,26 @@ def means_by(
     *,
     scale: Literal["linear", "log", "logit"] = "linear",
 ) -> dict[Any, Interval]:
-    """The mean over the rows of each group (N,), such as food class or energy band, in sorted order; rows without a group are left out."""
+    """The mean over the rows of each group (N,), such as food class or energy band, in sorted order; rows without a group are left out.
+
+    Of more than 30 groups the intervals are Student's t without draws, as `method` says.
+    """
     codes, names = pd.factorize(np.asarray(groups, dtype=object), sort=True)
+    how = replace(how, num_draws=0) if len(names) > _MOST_DRAWN_GROUPS else how
     return {name: mean_interval(values[codes == code], participants[codes == code], how, scale=scale) for code, name in enumerate(names)}
 
 
 def row_intervals(of: Callable[[Floats], Mapping[str, float]], clusters: Clusters, how: Resampling, *, centred: bool = False) -> dict[str, Interval]:
     """Statistics that are no function of sums: `of` takes a weight for each row (N,), how often its participant was drawn, and names numbers.
 
-    Draws are fewer where rows are many (399 at least); `method` says how many. `centred` is for statistics whose draws are biased, as is a
+    Draws are fewer where rows are many (199 at least); `method` says how many. `centred` is for statistics whose draws are biased, as is a
     calibration error: the interval is then the estimate and Student's t times the draws' standard error.
     """
     num_rows, num_groups = len(clusters.codes), len(clusters.names)
     estimate = of(np.ones(num_rows))
     if num_groups < 2:
         return {key: no_interval(value, num_rows, num_groups, how) for key, value in estimate.items()}
-    few = replace(how, num_draws=min(how.num_draws, max(_LEAST_ROW_DRAWS, _ROW_VALUES // max(num_rows, 1))))
+    few = replace(how, num_draws=min(how.num_draws or _LEAST_ROW_DRAWS, max(_LEAST_ROW_DRAWS, _ROW_VALUES // max(num_rows, 1))))
     draws = [of(counts_P[clusters.codes]) for counts_DP in draw_counts(num_groups, few) for counts_P in counts_DP]
     method = (METHOD_CENTRED if centred else METHOD_ROWS).format(draws=few.num_draws)
     found = {}
@@ -201,7 +206,7 @@ def _interval(statistic: Statistic, items_P: Floats, totals: Mapping[str, float]
             scale = statistic.scale if np.isfinite(_SCALES[statistic.scale][0](estimate)) else "linear"
             values_D, errors_D = _studentized(statistic, scale, places, drawn, num_groups)
             low, high = (float(end) for end in _SCALES[scale][1](np.array(_ends(values_D, errors_D, num_groups, how.level))))
-            method = (METHOD if num_groups >= LEAST_STUDENTIZED else METHOD_FEW).format(scale=scale, draws=how.num_draws)
+            method = (METHOD if num_groups >= LEAST_STUDENTIZED and how.num_draws else METHOD_FEW).format(scale=scale, draws=how.num_draws)
             note = ""
             if errors_D[0] <= 1e-9 * (abs(values_D[0]) + 1e-30):
                 low, high, note = estimate, estimate, "every participant has the same value"
