@@ -15,7 +15,7 @@ are paid for with a wider interval; one of them goes for t where it was estimate
 
 Measured (tests/report/test_powered.py, slow: energies of Nutrition5k's dishes, a model 15 kcal too low whose errors grow with energy and
 differ by person, 10 % of the rows coded, 2,000 studies each): the nominal 95 % interval covered 93 to 95 % with 40 and with 150 people, with coded rows
-drawn alone, by person or by unequal chances; that of the mean score 64 to 67 % with 40 people and 18 to 20 % with 150.
+drawn alone, by person or by unequal chances; that of the mean score 64 to 66 % with 40 people and 17 to 19 % with 150.
 """
 
 from collections.abc import Mapping
