@@ -117,12 +117,13 @@ def load_study(location: str, *, photos_root: str | None = None, tolerant: bool 
 def load_truth(location: str) -> Truth:
     """Read and check what a report compares with, local or s3://.
 
-    `location` is the folder of a package, with photos or without, its images table, or a single file of truth items. Without an images table photos named by
-    truth are not looked up. Raises `StudyError` with every problem of every table, one being that there is neither truth nor participants
+    `location` is the folder of a package, with photos or without, its images table, or a single file of truth items. Without an images
+    table photos named by truth are not looked up; photos that cannot be addressed are no problem here. Raises `StudyError` with every
+    problem of every table, one being that there is neither truth nor participants
     nor estimates, and `StorageError` when the place cannot be reached.
     """
     store, file = _package(location)
-    problems = Problems()
+    problems = Problems(tolerant=True)
     files = {name: _files(store, name) for name in TABLES} if file is None or file in PACKAGE_FILES else {"truth_items": [file]}
     if not any(files.get(name) for name in TRUTH_TABLES):
         names = ", ".join(f"{name}{suffix}" for name in TRUTH_TABLES for suffix in SUFFIXES)

@@ -304,6 +304,15 @@ def check_estimates(sheet: Sheet, table: pa.Table, images: pa.Table | None, trut
         if found is not None:
             unknown = as_mask(pc.and_(column[name].is_valid(), pc.invert(pc.is_in(column[name], found[name].combine_chunks()))))
             add_unlisted(sheet, name, column[name], unknown, found[name].drop_null().to_pylist()[:MAX_SUGGESTIONS], f"is not in {where}", problems)
+    _warn_of_occasions(sheet, column["occasion_id"], [found for found in (images, truth) if found is not None])
+
+
+def _warn_of_occasions(sheet: Sheet, given: pa.Array, tables: Sequence[pa.Table]) -> None:
+    """A meal may have been estimated and neither photographed nor coded, so an occasion that nothing knows is a warning."""
+    known = {name for table in tables for name in table["occasion_id"].to_pylist()}
+    absent = sorted(set(given.drop_null().to_pylist()) - known) if tables else []
+    if absent:
+        log.warning("%s: %d occasions are in neither images nor truth_items, %r among them; their estimates meet no truth", sheet.file, len(absent), absent[0])
 
 
 def _add_keyless(sheet: Sheet, rows: np.ndarray, level: str, key: str, problems: Problems) -> None:

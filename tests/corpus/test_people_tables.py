@@ -156,6 +156,21 @@ def test_truth_of_a_study_is_checked_against_its_photos(tmp_path: Path) -> None:
             load_truth(place)
 
 
+def test_a_photo_that_cannot_be_addressed_is_no_problem_of_truth(tmp_path: Path) -> None:
+    location = package(tmp_path, images=[IMAGES[0], {**IMAGES[1], "image_uri": "../b.jpg"}], truth_items=TRUTH)
+    assert load_truth(location).truth_items.num_rows == 1
+    with pytest.raises(StudyError, match=r"holds '\.\.'"):
+        load_study(location)
+
+
+def test_an_occasion_that_nothing_knows_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    meal = {**GUESS, "level": "occasion", "truth_item_id": ""}
+    images: Rows = [{**IMAGES[0], "occasion_id": "o1"}]
+    with caplog.at_level(logging.WARNING):
+        load_study(package(tmp_path, images=images, participant_estimates=[{**meal, "occasion_id": "o1"}, {**meal, "occasion_id": "o2"}]))
+    assert "1 occasions are in neither images nor truth_items, 'o2' among them" in caplog.text
+
+
 def test_a_folder_without_truth_says_what_it_needs(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, foods=[{"class_name": "apple"}])
     assert found.startswith("there is none of truth_items.csv, truth_items.parquet, participants.csv")

@@ -91,7 +91,7 @@ def bmr_kcal(sex: NDArray[Any], age_years: NDArray[Any], weight_kg: NDArray[Any]
     found = np.full(len(age), np.nan)
     for name, equations in SCHOFIELD.items():
         slope, constant = np.array(equations)[band].T
-        found = np.where(np.array([word == name for word in sex], dtype=bool), slope * weight + constant, found)
+        found = np.where(np.array([isinstance(word, str) and word == name for word in sex], dtype=bool), slope * weight + constant, found)
     return np.where((age >= 0) & (weight > 0), found, np.nan)
 
 
@@ -140,7 +140,7 @@ def goldberg_classes(
     bmr = bmr_kcal(sex, age_years, weight_kg)
     low, high = goldberg_limits(config, days.num_complete, pal=None if pal is None else np.asarray(pal, dtype=np.float64))
     ratio = days.mean_kcal / bmr
-    known_sex = np.array([word in SCHOFIELD for word in sex], dtype=bool)
+    known_sex = np.array([isinstance(word, str) and word in SCHOFIELD for word in sex], dtype=bool)
     reason = np.select([days.num_complete == 0, ~known_sex, ~np.isfinite(bmr)], [NO_DAY, NO_SEX, NO_BODY], default="")
     return GoldbergClasses(
         participant_id=days.participant_id,
@@ -174,7 +174,7 @@ def item_flags(config: CleaningConfig, energy_kcal: NDArray[Any], class_name: ND
     energy = np.asarray(energy_kcal, dtype=np.float64)
     return _words(
         {
-            "class_unknown": np.array([name is None or name != name or name == "" for name in class_name], dtype=bool),
+            "class_unknown": np.array([not isinstance(name, str) or not name for name in class_name], dtype=bool),
             "energy_unknown": ~np.isfinite(energy),
             "energy_negative": energy < 0,
             f"energy_above_{config.max_item_kcal:g}_kcal": energy > config.max_item_kcal,

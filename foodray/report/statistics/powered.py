@@ -6,12 +6,16 @@ the two others a reader would take: the mean of the scores, whose interval says 
     mean(t) = t * mean of scores of all rows + mean of (truth - t * score) of the coded rows          (Angelopoulos et al. 2023, Science 382:669)
 
 has no bias for any t: with t = 1 the model is trusted as it is, with t = 0 it is not used. t is chosen to make the interval narrow, by the
-least squares of Angelopoulos, Duchi & Zrnic 2023 (PPI++, arXiv 2311.01453), here over participants: rows of one person resemble each other, and the same
-person may have coded and uncoded rows. What is estimated is the mean over people like the study's participants, not over its photos alone.
+least squares of Angelopoulos, Duchi & Zrnic 2023 (PPI++, arXiv 2311.01453). Rows of one person resemble each other, and the same person may have
+coded and uncoded rows. What is estimated is the mean over people like the study's participants, not over its photos alone.
 
 The standard error sums each participant's influence on the mean, by terms of the CR2 kind (Bell & McCaffrey 2002): a part that is p of the whole
 is divided by 1 - p. The t distribution has Satterthwaite's degrees of freedom for clusters of these sizes, so few coded participants
 are paid for with a wider interval; one of them goes for t where it was estimated.
+
+Measured (tests/report/test_powered.py, slow: energies of Nutrition5k's dishes, a model 15 kcal too low whose errors grow with energy and
+differ by person, 10 % of the rows coded, 2,000 studies each): the nominal 95 % interval covered 93 to 95 % with 40 and with 150 people, with coded rows
+drawn alone, by person or by unequal chances; that of the mean score 64 to 66 % with 40 people and 17 to 19 % with 150.
 """
 
 from collections.abc import Mapping
@@ -19,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -73,7 +78,7 @@ class _Shares:
     @property
     def corrected(self) -> Floats:
         """The influences, those of CR2: divided by the root of 1 - p."""
-        return self.influence / np.sqrt(1 - np.minimum(self.share, 1 - 1e-12))
+        return np.asarray(self.influence / np.sqrt(1 - np.minimum(self.share, 1 - 1e-12)))
 
     @property
     def df(self) -> float:
@@ -117,9 +122,10 @@ def powered_mean(
     _, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
     every = _shares(score, np.ones(len(score)), cluster)
     of_score = _shares(score, weight, cluster)
-    of_truth = _shares(np.where(coded, truth, 0.0), weight, cluster)
+    filled = np.where(coded, truth, 0.0)
+    of_truth = _shares(filled, weight, cluster)
     num_coded, num_clusters = int(coded.sum()), int((of_truth.share > 0).sum())
-    tuning, spent = _tuning(every, of_score, of_truth)
+    tuning, spent = _tuning(filled, score, weight, of_truth.df)
     corrected = of_truth.corrected + tuning * (every.corrected - of_score.corrected)
     mean = of_truth.mean + tuning * (every.mean - of_score.mean)
     df = _joint_df(every, of_truth, tuning * every.corrected, of_truth.corrected - tuning * of_score.corrected)
@@ -135,7 +141,7 @@ def powered_mean(
 
 def powered_means_by(groups: NDArray[Any], truth: NDArray[Any], score: NDArray[Any], clusters: NDArray[Any], **more: Any) -> Mapping[str, Powered]:
     """`powered_mean` within each of `groups` (N,; None and nan are no group) that has a coded row, sorted by name. A participant may be in several."""
-    missing = np.array([group is None or group != group for group in groups], dtype=bool)
+    missing = np.asarray(pd.isna(np.asarray(groups, dtype=object)))
     names = np.array([str(group) for group in groups])
     chance = more.pop("chance", None)
     found = {}
@@ -167,15 +173,22 @@ def _shares(values: Floats, weight: Floats, cluster: NDArray[np.int64]) -> _Shar
     return _Shares(mean, np.bincount(cluster, weight * (values - mean)) / total, np.bincount(cluster, weight) / total)
 
 
-def _tuning(every: _Shares, of_score: _Shares, of_truth: _Shares) -> tuple[float, float]:
-    """t of the least sum of squared influences, cut to 0 to 1, and the degrees of freedom it cost."""
-    apart = of_score.corrected - every.corrected
-    spread = float(apart @ apart)
-    if spread <= 1e-20 * max(1.0, every.mean**2):  # every row is coded: the scores cancel out
+def _tuning(truth: Floats, score: Floats, weight: Floats, df: float) -> tuple[float, float]:
+    """Slope of truth on score over the coded rows, cut to 0 to 1, and the degrees of freedom it cost.
+
+    Over rows, as PPI++ has it: least squares over participants' sums is narrower on paper, but with few of them it fits their chance and its intervals
+    covered 1 point less in the simulation.
+    """
+    if (weight > 0).all():  # every row is coded: the scores cancel out
         return 0.0, 0.0
-    if of_truth.df < MIN_DF_TUNED:
+    if df < MIN_DF_TUNED:
         return 1.0, 0.0
-    return min(max(float(of_truth.corrected @ apart) / spread, 0.0), 1.0), 1.0
+    part = weight / weight.sum()
+    apart = score - part @ score
+    spread = float(part @ apart**2)
+    if spread <= 1e-20 * float(part @ score**2):
+        return 0.0, 0.0
+    return min(max(float(part @ (apart * truth)) / spread, 0.0), 1.0), 1.0
 
 
 def _joint_df(every: _Shares, coded: _Shares, of_all: Floats, of_coded: Floats) -> float:

@@ -12,6 +12,7 @@ Photos taken from the top of this list are chosen, not drawn: a mean from their 
 them too. `draw_chances` turns the worths into chances above zero instead, under which both stay valid (selection "probability").
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ def review_ranking(
     class_prob: NDArray[Any] | None = None,
     topk_energy_kcal: NDArray[Any] | None = None,
     topk_prob: NDArray[Any] | None = None,
-    flags: list[tuple[str, ...]] | None = None,
+    flags: Sequence[Sequence[str]] | None = None,
 ) -> ReviewRanking:
     """The ranking, from items (N,): the photo, the energy (nan: unknown), its interval (nan: none), the probability of its class (nan: unknown, taken as 0),
     the energies (N, K) that the top-k classes would give with their probabilities (N, K) (nan: no such class), and the flags."""
@@ -74,15 +75,15 @@ def review_ranking(
         "class": np.where(known, doubt * np.abs(energy), 0.0) * raised,
         "energy_unknown": np.where(known, 0.0, usual) * raised,
     }
-    sums = {name: np.bincount(of_photo, values, minlength=len(names)) for name, values in parts.items()}
-    worth = np.sum(list(sums.values()), axis=0)
+    sums: dict[str, Floats] = {name: np.bincount(of_photo, values, minlength=len(names)).astype(np.float64) for name, values in parts.items()}
+    worth: Floats = np.sum(list(sums.values()), axis=0)
     order = np.lexsort((names, -worth))
     return ReviewRanking(
         image_id=names[order],
         worth_kcal=worth[order],
         portion_kcal=sums["portion"][order],
         class_kcal=sums["class"][order],
-        energy_kcal=np.bincount(of_photo, np.where(known, energy, 0.0), minlength=len(names))[order],
+        energy_kcal=np.bincount(of_photo, np.where(known, energy, 0.0), minlength=len(names)).astype(np.float64)[order],
         num_items=np.bincount(of_photo, minlength=len(names))[order],
         reason=_reasons(sums, of_photo, flags)[order],
     )
@@ -126,7 +127,7 @@ def _portion(num: int, low: NDArray[Any] | None, high: NDArray[Any] | None, topk
     return np.where(np.isfinite(half), np.maximum(half, 0.0), spread)
 
 
-def _reasons(sums: dict[str, Floats], of_photo: NDArray[np.int64], flags: list[tuple[str, ...]] | None) -> NDArray[Any]:
+def _reasons(sums: dict[str, Floats], of_photo: NDArray[np.int64], flags: Sequence[Sequence[str]] | None) -> NDArray[Any]:
     most = np.array(list(sums))[np.argmax(np.stack(list(sums.values())), axis=0)]
     words: list[set[str]] = [set() for _ in most]
     for photo, found in zip(of_photo, flags or (), strict=False):
