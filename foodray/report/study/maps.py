@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from foodray.report.study.drawing import ACCENT, INK, LINE, PANEL, QUIET, SERIES, STYLE, WARN, finish, new_axes, styled
@@ -119,7 +120,7 @@ def histogram(*, key: str, title: str, values: Array, axis: str, unit: str = "",
     for limit in limits:
         axes.axvline(limit, color=WARN, lw=1.2, ls="--")
     axes.set(xlabel=f"{axis} ({unit})" if unit else axis, ylabel="number")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     return finish(canvas, key=key, title=title, text=f"{axis}: {_five_numbers(values, unit)}.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from foodray.report.intervals import Interval
@@ -182,7 +182,7 @@ def coverage_dots(*, key: str, title: str, shares: Array, counts: NDArray[np.int
     sizes = 9 + 60 * counts / max(1, counts.max(initial=1))
     axes.scatter(np.arange(1, len(shares) + 1), shares * 100, s=sizes, color=ACCENT, alpha=0.75, linewidths=0)
     axes.set(ylim=(-3, 104), xlabel=f"{what}, in rising order", ylabel="truths inside their interval (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _grid(axes)
     below = int((shares < nominal).sum())
     middle = shown(float(np.median(shares)), "%") if len(shares) else "nothing"
