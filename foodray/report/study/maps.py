@@ -100,8 +100,8 @@ def calendar(
         axes.tick_params(length=0)
     held = present_PDM.any(2)
     text = (
-        f"{num_participants} participants, {num_days} days, {num_meals} kinds of meal: {int(held.sum()):,} participant-days with a photo of "
-        f"{num_participants * expected:,} expected; {int((held.sum(1) >= expected).sum())} participants have all {expected} days."
+        f"{num_participants:,} participants, {num_days} days, {num_meals} kinds of meal: {int(held.sum()):,} participant-days with a photo of "
+        f"{num_participants * expected:,} expected; {int((held.sum(1) >= expected).sum()):,} participants have all {expected} days."
     )
     return finish(canvas, key=key, title=title, text=text, wide=True)
 
