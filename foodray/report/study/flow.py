@@ -53,15 +53,13 @@ def flow_section(evidence: Evidence, config: ReportConfig) -> Section:
     found = steps(evidence)
     tables = [_steps_table(found), _reasons_table(found), *_items_table(evidence), *_duplicates_table(evidence.photos)]
     figure = Figure(key="flow", title="Photos and participants from receipt to analysis", svg=diagram(found), text=_words(found), wide=True)
-    text = (
-        f"Of {counted(found[0].num_photos, 'photo')} of {counted(found[0].num_participants, 'participant')} the last step holds "
-        f"{counted(found[-1].num_photos, 'photo')} of {counted(found[-1].num_participants, 'participant')}. No photo leaves without a reason.",
-    )
+    first, last = (f"{counted(step.num_photos, 'photo')} of {counted(step.num_participants, 'participant')}" for step in (found[0], found[-1]))
+    text = [f"Of {first} the last step holds {last}. No photo leaves without a reason."]
     if not _has_truth(evidence):
-        text += ("The study brings no truth to this run, so nothing is linked and analysed against it.",)
+        text.append("The study brings no truth to this run, so nothing is linked and analysed against it.")
     if not config.include_seen:
-        text += ("Photos of participants on whom a model was trained or calibrated are no part of the analysis: errors on them are too small.",)
-    return Section(key="flow", title="Flow of photos and participants", text=text, tables=tuple(tables), figures=(figure,))
+        text.append("Photos of participants on whom a model was trained or calibrated are no part of the analysis: errors on them are too small.")
+    return Section(key="flow", title="Flow of photos and participants", text=tuple(text), tables=tuple(tables), figures=(figure,))
 
 
 def steps(evidence: Evidence) -> list[Step]:
@@ -134,7 +132,7 @@ def _linked(evidence: Evidence) -> tuple[pd.Series, pd.Series, pd.Series]:
     by_meal = pd.Series(False, index=photos.index)
     if len(meals):
         counted_roles = photos["capture_role"].fillna("before").isin(("before", "after"))
-        by_meal = pd.MultiIndex.from_frame(photos[_PLACE]).isin(pd.MultiIndex.from_frame(meals[_PLACE])) & counted_roles
+        by_meal = counted_roles & pd.MultiIndex.from_frame(photos[_PLACE]).isin(pd.MultiIndex.from_frame(meals[_PLACE]))
     linked = photos["image_id"].isin(items.loc[items["link"].notna(), "image_id"]) | by_meal
     analysed = photos["image_id"].isin(items.loc[items["left_out"].isna(), "image_id"]) | by_meal
     # Of several reasons in a photo the most frequent is told, the first by name among equals.

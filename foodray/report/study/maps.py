@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from foodray.report.study.drawing import ACCENT, INK, LINE, PANEL, QUIET, SERIES, STYLE, WARN, finish, new_axes, styled
@@ -99,8 +100,8 @@ def calendar(
         axes.tick_params(length=0)
     held = present_PDM.any(2)
     text = (
-        f"{num_participants} participants, {num_days} days, {num_meals} kinds of meal: {int(held.sum()):,} participant-days with a photo of "
-        f"{num_participants * expected:,} expected; {int((held.sum(1) >= expected).sum())} participants have all {expected} days."
+        f"{num_participants:,} participants, {num_days} days, {num_meals} kinds of meal: {int(held.sum()):,} participant-days with a photo of "
+        f"{num_participants * expected:,} expected; {int((held.sum(1) >= expected).sum()):,} participants have all {expected} days."
     )
     return finish(canvas, key=key, title=title, text=text, wide=True)
 
@@ -119,7 +120,7 @@ def histogram(*, key: str, title: str, values: Array, axis: str, unit: str = "",
     for limit in limits:
         axes.axvline(limit, color=WARN, lw=1.2, ls="--")
     axes.set(xlabel=f"{axis} ({unit})" if unit else axis, ylabel="number")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     return finish(canvas, key=key, title=title, text=f"{axis}: {_five_numbers(values, unit)}.")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from foodray.report.intervals import Interval
@@ -40,7 +40,7 @@ def scatter(*, key: str, title: str, truth: Array, predicted: Array, participant
     within = float(np.mean(np.abs(predicted - truth) <= 0.2 * truth)) if len(truth) else np.nan
     left = int((~kept).sum())
     text = f"{counted(len(truth), level)}, truth against prediction; {shown(within, '%')} of them lie within 20 % of their truth."
-    return finish(canvas, key=key, title=title, text=text + (f" {left} are not shown, as a value is missing or not above 0." if left else ""))
+    return finish(canvas, key=key, title=title, text=text + (f" {left:,} are not shown, as a value is missing or not above 0." if left else ""))
 
 
 @styled(STYLE)
@@ -73,7 +73,7 @@ def bland_altman(
         axes.set(xscale="log", yscale="log")
     axes.axhline(1 if ratio else 0, color=LINE, lw=1)
     _points(axes, mean, difference, participant, log_x=ratio, log_y=ratio)
-    for interval, color, name in ((bias, ACCENT, "bias"), (lower, WARN, "lower limit"), (upper, WARN, "upper limit")):
+    for interval, color, name in ((bias, INK, "bias"), (lower, WARN, "lower limit"), (upper, WARN, "upper limit")):
         _level_line(axes, interval, color, f"{name} {shown(interval.estimate, unit_of_difference, width=interval.high - interval.low)}")
     if line is not None and len(mean):
         ends = np.array([mean.min(), mean.max()])
@@ -182,7 +182,7 @@ def coverage_dots(*, key: str, title: str, shares: Array, counts: NDArray[np.int
     sizes = 9 + 60 * counts / max(1, counts.max(initial=1))
     axes.scatter(np.arange(1, len(shares) + 1), shares * 100, s=sizes, color=ACCENT, alpha=0.75, linewidths=0)
     axes.set(ylim=(-3, 104), xlabel=f"{what}, in rising order", ylabel="truths inside their interval (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _grid(axes)
     below = int((shares < nominal).sum())
     middle = shown(float(np.median(shares)), "%") if len(shares) else "nothing"
