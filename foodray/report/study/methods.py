@@ -30,32 +30,35 @@ def methods_section(evidence: Evidence, sections: list[Section], config: ReportC
 
 
 def _paragraphs(evidence: Evidence, config: ReportConfig) -> tuple[str, ...]:
-    photos, run = evidence.photos, evidence.run
-    text = []
-    if run:
-        versions = run.get("lineage", {})
-        models = ", ".join(f"{model.get('task')} (weights {str(model.get('weights_sha256'))[:12]})" for model in run.get("models", []))
-        text.append(
-            f"Photographs ({len(photos):,} of {photos['participant_id'].nunique():,} participants) were scored with foodray {versions.get('foodray')} using the models "
-            f"{models}. Each photograph was scored once or quarantined with a reason. Energy of a meal is that of photographs before it, views of one serving averaged, "
-            "less that of photographs after it; where no photograph was taken after a meal everything was taken as eaten. Days and meals count as complete where "
-            "every photograph was scored and every item has an energy."
-        )
+    text = [_of_scoring(evidence)] if evidence.run else []
     methods = evidence.items.loc[evidence.items["left_out"].isna(), "truth_method"].dropna() if len(evidence.items) else pd.Series(dtype=object)
     if len(methods):
         told = ", ".join(f"{TRUTH.get(str(name), name)} ({num:,} items)" for name, num in methods.value_counts().items())
         text.append(
-            f"True amounts were {told}. Items of the run were linked to true ones by the identity of their box, else by overlap (intersection over union of at least "
-            "one half, largest first), else where a photograph shows a single item. True amounts were summed to meals and days exactly as the scores were."
+            f"True amounts were {told}. Items of the run were linked to true ones by the identity of their box, else by overlap (intersection over union of "
+            "at least one half, largest first), else where a photograph shows a single item. True amounts were summed to meals and days exactly as the scores."
         )
+    seen = "kept in" if config.include_seen else "left out of every comparison with truth"
     text.append(
-        f"Intervals are of {config.confidence:.0%} and take the participant as the unit: participants are drawn with replacement ({config.num_resamples:,} draws, seed "
-        f"{config.seed}), never items, for items of one person resemble each other. Groups of fewer than {config.min_cell} participants are not told apart. "
-        f"{'Participants on whom a model was trained or calibrated were kept in.' if config.include_seen else 'Participants on whom a model was trained or calibrated were left out of every comparison with truth.'} "
-        f"Equivalence was tested with two one-sided tests within {config.equivalence_bound_percent:g} % of the mean truth. No correction was made for the number of comparisons."
+        f"Intervals are of {config.confidence:.0%} and take the participant as the unit: participants are drawn with replacement ({config.num_resamples:,} "
+        f"draws, seed {config.seed}), never items, for items of one person resemble each other. Groups of fewer than {config.min_cell} participants are not "
+        f"told apart. Participants on whom a model was trained or calibrated were {seen}. Equivalence was tested with two one-sided tests within "
+        f"{config.equivalence_bound_percent:g} % of the mean truth. No correction was made for the number of comparisons."
     )
-    text.append(f"Photographs were ranked for review by: {REVIEW_NOTE}.")
+    if evidence.run:
+        text.append(f"Photographs were ranked for review by: {REVIEW_NOTE}.")
     return tuple(text)
+
+
+def _of_scoring(evidence: Evidence) -> str:
+    photos, run = evidence.photos, evidence.run
+    models = ", ".join(f"{model.get('task')} (weights {str(model.get('weights_sha256'))[:12]})" for model in run.get("models", []))
+    return (
+        f"Photographs ({len(photos):,} of {photos['participant_id'].nunique():,} participants) were scored with foodray "
+        f"{run.get('lineage', {}).get('foodray')} using the models {models}. Each photograph was scored once or quarantined with a reason. Energy of a meal is "
+        "that of photographs before it, views of one serving averaged, less that of photographs after it; where no photograph was taken after a meal everything "
+        "was taken as eaten. Days and meals count as complete where every photograph was scored and every item has an energy."
+    )
 
 
 def dictionary_section(sections: list[Section]) -> Section:
