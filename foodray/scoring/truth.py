@@ -107,11 +107,13 @@ def link_items(run: Mapping[str, pa.Table], truth_items: pa.Table, foods: pa.Tab
     lost = side[~side["truth_item_id"].isin(links["truth_item_id"])].merge(_places(run["image_results"]), on="image_id", how="left")
     found = pd.concat([joined, lost], ignore_index=True) if len(lost) else joined
     found["left_out"] = _left_out(found, set(truth["image_id"]), run["image_results"])
-    return found.sort_values(["image_id", "item_id", "truth_item_id"], ignore_index=True)
+    ordered: pd.DataFrame = found.sort_values(["image_id", "item_id", "truth_item_id"], ignore_index=True)
+    return ordered
 
 
 def _places(image_results: pa.Table) -> pd.DataFrame:
-    return image_results.select(["image_id", "participant_id", "study_day", "occasion_id", "occasion_type", "capture_role"]).to_pandas()
+    frame: pd.DataFrame = image_results.select(["image_id", "participant_id", "study_day", "occasion_id", "occasion_type", "capture_role"]).to_pandas()
+    return frame
 
 
 def _links(items: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:

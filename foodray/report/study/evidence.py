@@ -16,7 +16,7 @@ class Evidence:
 
     photos: pd.DataFrame
     """One row a row of image_results: image_id, participant_id, study_day, occasion_id, occasion_type, capture_role, status, reason_code, format,
-    width_px, height_px, num_bytes, marker_found, marker_px_per_mm, color_delta_e, num_items, energy_kcal; from the manifest, where it is given,
+    width_px, height_px, num_bytes, phash, marker_found, marker_px_per_mm, color_delta_e, num_items, energy_kcal; from the manifest, where it is given,
     site_id, device_model, captured_at; `seen`: the side (train, val) on which a model of the run learnt from this participant, else None."""
     items: pd.DataFrame
     """One row an item of the run or of the truth: item_id and truth_item_id (either may be None), `link` (given_id, overlap, None) and `left_out`, why it

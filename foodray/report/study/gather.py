@@ -26,7 +26,7 @@ from foodray.storage.tables import read_parquet
 log = logging.getLogger(__name__)
 _PHOTO = (
     *("image_id", "participant_id", "study_day", "occasion_id", "occasion_type", "capture_role", "status", "reason_code", "format", "width_px", "height_px"),
-    *("num_bytes", "marker_found", "marker_px_per_mm", "color_delta_e", "num_items", "energy_kcal"),
+    *("num_bytes", "phash", "marker_found", "marker_px_per_mm", "color_delta_e", "num_items", "energy_kcal"),
 )
 _ITEM = (
     *("item_id", "truth_item_id", "link", "left_out", "image_id", "participant_id", "study_day", "occasion_id", "occasion_type", "capture_role", "box_source"),
@@ -107,7 +107,8 @@ def _images(info: Mapping[str, Any]) -> pd.DataFrame:
         study = load_study(str(info["study"]), tolerant=True)
     except (KeyError, FoodrayError, OSError):
         return pd.DataFrame({name: pd.Series(dtype=object) for name in ("image_id", "site_id", "device_model", "captured_at")})
-    return study.images.select(["image_id", "site_id", "device_model", "captured_at"]).to_pandas()
+    frame: pd.DataFrame = study.images.select(["image_id", "site_id", "device_model", "captured_at"]).to_pandas()
+    return frame
 
 
 def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFrame, config: ReportConfig) -> Evidence:
@@ -225,7 +226,8 @@ def _pairs_of(level: str, run: Mapping[str, pa.Table], truth: Mapping[str, pa.Ta
     ours = ours.assign(predicted=ours[name], low=_end(ours, level, config, "lo"), high=_end(ours, level, config, "hi"))
     ours["interval_level"] = ours["interval_level"].astype(float) if "interval_level" in ours else np.nan
     both = ours[[*keys, "predicted", "low", "high", "interval_level"]].merge(theirs[[*keys, name]].rename(columns={name: "truth"}), on=keys)
-    return both[~both["participant_id"].isin(hidden)].reindex(columns=list(_PAIR)).reset_index(drop=True)
+    pairs: pd.DataFrame = both[~both["participant_id"].isin(hidden)].reindex(columns=list(_PAIR)).reset_index(drop=True)
+    return pairs
 
 
 def _end(frame: pd.DataFrame, level: str, config: ReportConfig, end: str) -> "pd.Series[float]":
@@ -253,7 +255,8 @@ def _with_whole_occasions(pairs: pd.DataFrame, run: Mapping[str, pa.Table], trut
 def _people(truth: Truth) -> pd.DataFrame:
     if truth.participants is None:
         return _empty(_PEOPLE)
-    return truth.participants.to_pandas().reindex(columns=list(_PEOPLE))
+    people: pd.DataFrame = truth.participants.to_pandas().reindex(columns=list(_PEOPLE))
+    return people
 
 
 def _estimates(truth: Truth, pairs: Mapping[str, pd.DataFrame], config: ReportConfig) -> pd.DataFrame:
@@ -270,7 +273,8 @@ def _estimates(truth: Truth, pairs: Mapping[str, pd.DataFrame], config: ReportCo
         mine = rows["level"] == level
         index = pd.MultiIndex.from_frame(rows.loc[mine, keys]) if len(keys) > 1 else pd.Index(rows.loc[mine, keys[0]])
         rows.loc[mine, "truth"] = known.reindex(index).to_numpy(float)
-    return rows[rows["truth"].notna()].reindex(columns=list(_ESTIMATE)).reset_index(drop=True)
+    known_rows: pd.DataFrame = rows[rows["truth"].notna()].reindex(columns=list(_ESTIMATE)).reset_index(drop=True)
+    return known_rows
 
 
 def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
@@ -305,5 +309,5 @@ def _relabelled(evidence: Evidence, labels: Mapping[str, Mapping[str, str]]) -> 
         dropped = [name for name in ("captured_at", "run_id", "given_item_id") if name in frame]
         return frame.assign(**changed).drop(columns=dropped)
 
-    frames = {name: change(getattr(evidence, name)) for name in ("photos", "items", "occasions", "days", "participants", "estimates")}
+    frames: dict[str, Any] = {name: change(getattr(evidence, name)) for name in ("photos", "items", "occasions", "days", "participants", "estimates")}
     return replace(evidence, **frames, pairs={level: change(frame) for level, frame in evidence.pairs.items()})

@@ -11,7 +11,7 @@ from foodray.report.statistics.resampling import mean_interval, means_by
 from foodray.report.study import maps
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
-from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number, resampling
+from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number, only, resampling
 from foodray.report.study.parts import Figure, Section, Table
 
 TITLE = "Intake"
@@ -81,7 +81,7 @@ def _by_group(people: DailyEnergy, groups: pd.DataFrame, whole: Interval, config
     rows = [_row("all", "all", np.ones(len(held), bool) & held, people, whole)]
     hidden = 0
     for kind in GROUPS:
-        names, few = large_enough(np.where(held, groups[kind].to_numpy(object), None), people.participant_id, config.min_cell)
+        names, few = large_enough(only(groups[kind].to_numpy(object), held), people.participant_id, config.min_cell)
         hidden += few
         for name, interval in means_by(names, people.mean_kcal, people.participant_id, resampling(config)).items():
             rows.append(_row(kind, name, names == name, people, interval))
@@ -100,7 +100,7 @@ def _distributions(people: DailyEnergy, groups: pd.DataFrame, energy: np.ndarray
     figures = [maps.histogram(key="days", title="Energy of complete days", values=energy, axis="energy of a day", unit="kcal", limits=limits)]
     held = np.isfinite(people.mean_kcal)
     for kind in GROUPS:
-        names, _ = large_enough(np.where(held, groups[kind].to_numpy(object), None), people.participant_id, config.min_cell)
+        names, _ = large_enough(only(groups[kind].to_numpy(object), held), people.participant_id, config.min_cell)
         found = {str(name): people.mean_kcal[names == name] for name in sorted({name for name in names if name is not None})}
         if len(found) > 1:
             title = f"Participants' mean daily energy by {kind.removesuffix('_id')}"

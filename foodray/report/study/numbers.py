@@ -57,6 +57,11 @@ def large_enough(groups: NDArray[np.object_], participants: NDArray[np.object_],
     return np.array([None if group in hidden or pd.isna(group) else group for group in groups], dtype=object), len(hidden)
 
 
+def only(groups: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[np.object_]:
+    """The groups (N,) where the mask holds and they are known, else None."""
+    return np.array([group if held and not pd.isna(group) else None for group, held in zip(groups, where, strict=True)], dtype=object)
+
+
 def interval_columns(name: str, meaning: str) -> dict[str, str]:
     """Names and meanings of the columns of an interval."""
     stem, _, unit = name.rpartition("_")

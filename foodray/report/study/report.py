@@ -86,8 +86,7 @@ def _header(evidence: Evidence, sections: list[Section], config: ReportConfig, t
 def _lead(evidence: Evidence, config: ReportConfig) -> str:
     if not evidence.run:
         return "Estimates of people beside the truth; no model and no photograph is part of this report."
-    assumed = evidence.occasions["consumed_assumption"].value_counts() if len(evidence.occasions) else {}
-    eaten = int(assumed.get("all_eaten", 0))
+    eaten = int((evidence.occasions["consumed_assumption"] == "all_eaten").sum()) if len(evidence.occasions) else 0
     meals = (
         f" Of {len(evidence.occasions):,} meals {eaten:,} have no photograph after the meal and are taken as eaten whole: for them served stands for eaten."
         if eaten

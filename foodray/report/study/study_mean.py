@@ -13,7 +13,7 @@ from foodray.report.study import plots
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
 from foodray.report.study.gather import CONSUMED
-from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number
+from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number, only
 from foodray.report.study.parts import Number, Section, Table
 
 TITLE = "Study mean from few truths"
@@ -95,9 +95,9 @@ def _by_group(rows: pd.DataFrame, evidence: Evidence, level: str, config: Report
     truth, score, who = rows["truth"].to_numpy(np.float64), rows["score"].to_numpy(np.float64), rows["participant_id"].to_numpy(object)
     for kind in GROUPS:
         groups = rows["participant_id"].map(people[kind]).to_numpy(object)
-        coded_only = np.where(np.isfinite(truth), groups, None)
+        coded_only = only(groups, np.isfinite(truth))
         coded_enough, _ = large_enough(coded_only, who, config.min_cell)
-        shown, few = large_enough(np.where(pd.isna(groups), None, groups), who, config.min_cell)
+        shown, few = large_enough(only(groups, np.ones(len(groups), bool)), who, config.min_cell)
         shown = np.array([group if group in set(coded_enough) - {None} else None for group in shown], dtype=object)
         hidden += few
         for name, one in powered_means_by(shown, truth, score, who, level=config.confidence).items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from foodray.report.statistics.resampling import means_by
 from foodray.report.study import plots
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
-from foodray.report.study.numbers import arrays, interval_cells, interval_columns, large_enough, resampling
+from foodray.report.study.numbers import arrays, interval_cells, interval_columns, large_enough, only, resampling
 from foodray.report.study.parts import Figure, Section, Table
 
 AGES = (0, 18, 40, 65, 200)
@@ -49,7 +50,7 @@ def groups_of(pairs: pd.DataFrame, evidence: Evidence) -> Groups:
         return pd.Series(pairs["image_id"].map(photos[name]) if name in photos else None, index=pairs.index)
 
     height_m = of_person("height_cm").astype(float) / 100
-    found = {
+    found: dict[str, "pd.Series[Any]"] = {
         "sex": of_person("sex"),
         "age": _banded(of_person("age_years").astype(float), AGES, "years"),
         "BMI": _banded(of_person("weight_kg").astype(float) / height_m**2, BMIS, "kg/m2"),
@@ -95,7 +96,7 @@ def _errors(pairs: pd.DataFrame, groups: Groups, config: ReportConfig) -> tuple[
         how = resampling(config)
         mae = means_by(shown, np.abs(predicted - truth), participants, how, scale="log")
         bias = means_by(shown, predicted - truth, participants, how)
-        told = np.where(pairs["truth_class_name"].notna(), shown, None)
+        told = only(shown, pairs["truth_class_name"].notna().to_numpy(bool))
         accuracy = means_by(told, right, participants, how, scale="logit")
         for group, interval in mae.items():
             mine = shown == group

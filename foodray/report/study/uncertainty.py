@@ -53,8 +53,8 @@ def _coverage(pairs: pd.DataFrame, level: str, nominal: float, config: ReportCon
     by, hidden = {}, {}
     for name, groups in groupings.items():
         by[name], hidden[name] = large_enough(groups, people, config.min_cell)
-    ends = (pairs[name].to_numpy(np.float64) for name in ("low", "high"))
-    return coverage(truth, *ends, people, nominal=nominal, how=resampling(config), by=by), hidden
+    low, high = (pairs[name].to_numpy(np.float64) for name in ("low", "high"))
+    return coverage(truth, low, high, people, nominal=nominal, how=resampling(config), by=by), hidden
 
 
 def _numbers(found: Coverage, level: str, config: ReportConfig) -> list[Number]:
