@@ -53,8 +53,8 @@ def _errors(first: Evidence, second: Evidence, level: str, config: ReportConfig)
     both = _both(first, second, level)
     if both.empty or both["participant_id"].nunique() < 2:
         return []
-    truth, second, first_one = (both[name].to_numpy(float) for name in ("truth", "predicted_other", "predicted"))
-    found = portion_differences(truth, second, first_one, both["participant_id"].to_numpy(object), how=resampling(config))
+    truth, theirs, ours = (both[name].to_numpy(float) for name in ("truth", "predicted_other", "predicted"))
+    found = portion_differences(truth, theirs, ours, both["participant_id"].to_numpy(object), how=resampling(config))
     end = config.target.rpartition("_")[2]
     numbers = []
     for name in ("mae", "bias", "ep"):

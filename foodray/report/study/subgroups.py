@@ -50,7 +50,7 @@ def groups_of(pairs: pd.DataFrame, evidence: Evidence) -> Groups:
         return pd.Series(pairs["image_id"].map(photos[name]) if name in photos else None, index=pairs.index)
 
     height_m = of_person("height_cm").astype(float) / 100
-    found: dict[str, "pd.Series[Any]"] = {
+    found: dict[str, pd.Series[Any]] = {
         "sex": of_person("sex"),
         "age": _banded(of_person("age_years").astype(float), AGES, "years"),
         "BMI": _banded(of_person("weight_kg").astype(float) / height_m**2, BMIS, "kg/m2"),
