@@ -308,7 +308,7 @@ def diff(run_a: RunAArg, run_b: RunBArg, out: str | None = None) -> None:
 
 
 def demo(folder: str = "runs/demo", seed: int = 0) -> None:
-    """The whole way on a sample study: generate, index, train, evaluate, score; about six minutes on two cores.
+    """The whole way on a sample study: generate, index, train, evaluate, score, report; about six minutes on two cores.
 
     Args:
         folder: New folder for everything the demo makes.
@@ -318,19 +318,22 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
 
     store = Store(folder)
     if not store.exists("study/images.csv"):
-        print("1/5  rendering a sample study (synthetic photos: a demonstration, never a result)")
+        print("1/6  rendering a sample study (synthetic photos: a demonstration, never a result)")
         sample(store.uri("study"), num_participants=40, seed=seed)
     if not store.exists("corpus/corpus.json"):
-        print("2/5  indexing it into a corpus")
+        print("2/6  indexing it into a corpus")
         index(store.uri("study"), store.uri("corpus"))
-    print("3/5  training a small segmentation network, which finds the foods, from random weights")
+    print("3/6  training a small segmentation network, which finds the foods, from random weights")
     place = ["--corpus", store.uri("corpus"), "--results", store.uri("runs")]
     train("segmentation", [*place, "--name", "segmentation", *DEMO_SEGMENTATION, "--loop.seed", str(seed)])
-    print("\n4/5  training the multi-task model, which names them and estimates their energy, from random weights")
+    print("\n4/6  training the multi-task model, which names them and estimates their energy, from random weights")
     train("mtl", [*place, "--name", "mtl", *DEMO_SETTINGS, "--loop.seed", str(seed)])
-    print("\n5/5  scoring the whole archive with both, as if nobody had drawn a box")
+    print("\n5/6  scoring the whole archive with both, as if nobody had drawn a box")
     bundles = [store.uri(f"runs/{name}/bundle") for name in ("segmentation", "mtl")]
     score(["--study", store.uri("study"), "--results", store.uri("scored"), "--bundles", *bundles, *DEMO_SCORING])
+    if not store.exists("report/manifest.json"):
+        print("\n6/6  the study report of that archive, on the participants that neither model has seen")
+        report([store.uri("scored/archive"), "--out", store.uri("report")])
 
 
 DEMO_SCORING = ["--name", "archive", "--runtime", "bf16", "--find.always"]
