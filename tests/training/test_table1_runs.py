@@ -1,6 +1,8 @@
 """The runs of Table 1: rows times seeds side by side, each an ordinary run, finished ones left alone."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,11 +60,14 @@ def test_the_same_again_trains_nothing(config: Table1Config, done: tuple[dict[st
     assert {row: of_row[0].info for row, of_row in again.items()} == {row: of_row[0].info for row, of_row in done[0].items()}
 
 
-def test_a_run_that_fails_is_named_when_the_others_are_finished(config: Table1Config) -> None:
-    """The folder of one of them is in the way."""
+def test_a_run_that_fails_is_named_when_the_others_are_finished(config: Table1Config, done: tuple[dict[str, list[Run]], list[dict[str, Any]]]) -> None:
+    """The folder of one of them is in the way; one is finished already, and one is trained."""
     named = replace(config, name="in-the-way")
+    finished = Path(config.results, "in-the-way", "classification-0")
+    shutil.copytree(done[0]["classification"][0].store.root, finished)
+    (finished / "config.json").write_text((finished / "config.json").read_text().replace("/table1", "/in-the-way"))
     Store(f"{config.results}/in-the-way/portion-0").write("config.json", b"{}")
-    with pytest.raises(ClusterError, match=r"1 of 3 runs failed, the others are finished: portion-0: .*other settings"):
+    with pytest.raises(ClusterError, match=r"1 of 2 runs failed, the others are finished: portion-0: .*other settings"):
         train_table1(named)
     assert Run.open(f"{config.results}/in-the-way/sps_cdfa_ln-0").metrics["test"]["accuracy"] >= 0
 
