@@ -14,7 +14,7 @@ from foodray.report.study.numbers import ROW_LEVELS, number
 from foodray.report.study.parts import Figure, Number, Section, Table
 
 TITLE = "People and models as raters"
-MODEL, CROWD = "model (this run)", "median of all participants' estimates"
+MODEL, CROWD = "model (this run)", "median of participants"
 NAMES = {"participant": "participants", "dietitian": "dietitians", "llm": "language model", "other": "other raters"}
 SHARES = ("ep", "mape")
 PLAIN = ("icc", *SHARES)
@@ -80,7 +80,7 @@ def _crowd(people: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _numbers(role: RoleAgreement, level: str, config: ReportConfig) -> list[Number]:
-    key = "".join(letter if letter.isalnum() else "_" for letter in role.role.lower())
+    key = {MODEL: "model", CROWD: "crowd"}.get(role.role, role.role)
     end = config.target.rpartition("_")[2]
     told = {"mae": "MAE", "bias": "bias", "ep": "EP"}
     numbers = []
