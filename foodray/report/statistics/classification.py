@@ -131,7 +131,7 @@ def _macro_f1(truth: NDArray[Any], predicted: NDArray[Any], clusters: Clusters, 
         some = held + given > 0
         return {"macro_f1": float((2 * hits[some] / (held + given)[some]).mean())}
 
-    return row_intervals(macro_f1, clusters, how, centred=True)["macro_f1"]
+    return row_intervals(macro_f1, clusters, how, centred=True)["macro_f1"].within(0, 1)
 
 
 def _classes(
