@@ -289,16 +289,26 @@ def _labelled(evidence: Evidence) -> Evidence:
         frame for side in sides for frame in (side.photos, side.items, *side.pairs.values(), side.occasions, side.days, side.participants, side.estimates)
     ]
     kinds = {"participant_id": "person", "image_id": "photo", "occasion_id": "meal", "item_id": "item", "truth_item_id": "truth", "rater_id": "rater"}
-    labels = {column: _labels(kind, [frame[column] for frame in frames if column in frame]) for column, kind in kinds.items()}
+    secret = _secret(evidence)
+    labels = {column: _labels(kind, [frame[column] for frame in frames if column in frame], secret) for column, kind in kinds.items()}
     keys = pd.concat([pd.DataFrame({"kind": kinds[column], "label": list(names.values()), "id": list(names)}) for column, names in labels.items()])
     shown, *others = (_relabelled(side, labels) for side in sides)
     return replace(shown, keys=keys.reset_index(drop=True), against=others[0] if others else None)
 
 
-def _labels(kind: str, columns: list["pd.Series[Any]"]) -> dict[str, str]:
+def _secret(evidence: Evidence) -> bytes:
+    """What only who holds the study's data knows, the same for the same data: whoever guesses ids cannot tell their labels."""
+    known = hashlib.sha256()
+    for frame, name in ((evidence.photos, "phash"), (evidence.photos, "num_bytes"), (evidence.items, "predicted"), (evidence.estimates, "predicted")):
+        if name in frame:
+            known.update(repr(sorted(map(repr, frame[name]))).encode())
+    return known.digest()
+
+
+def _labels(kind: str, columns: list["pd.Series[Any]"], secret: bytes) -> dict[str, str]:
     """Id to label; numbered in an order that the ids do not give away."""
     ids = pd.unique(pd.concat(columns).dropna().astype(str)) if columns else []
-    order = sorted(ids, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).hexdigest())
+    order = sorted(ids, key=lambda name: hashlib.sha256(secret + f"{kind}/{name}".encode()).hexdigest())
     width = len(str(len(order)))
     return {name: f"{kind}-{place:0{width}d}" for place, name in enumerate(order, start=1)}
 
