@@ -26,7 +26,7 @@ LEFT_OUT = {
     "not_in_truth": "the run found an item that the truth does not show",
     "truth_unknown": "the truth names no amount",
     "prediction_unknown": "the run gives no amount",
-    "participant_seen": "a model of the run was trained or calibrated on photos of this participant",
+    "participant_seen": "a model was trained or fitted on this participant",
 }
 """Why an item is in no comparison of portions."""
 
