@@ -43,6 +43,12 @@ def one_rater(truth_items: pa.Table) -> tuple[pa.Table, int]:
     return truth_items.filter(pa.array(keep.to_numpy(bool))), int((~keep).sum())
 
 
+def known_amounts(truth_items: pa.Table, foods: pa.Table | None) -> pa.Table:
+    """The truth items with mass and energy as far as what was measured and the foods table support them, as scoring fills a run's."""
+    filled = fill_amounts(_as_items(truth_items), foods)
+    return pa.table({name: filled[name] if name in ("mass_g", "energy_kcal") else truth_items[name] for name in truth_items.column_names})
+
+
 def truth_tables(run: Mapping[str, pa.Table], truth_items: pa.Table, foods: pa.Table | None) -> dict[str, pa.Table]:
     """The tables of `study_tables` had every scored photo of the run been seen by the truth instead of the models.
 

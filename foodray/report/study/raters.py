@@ -43,7 +43,7 @@ def _name(role: str) -> str:
 
 def _agreement(evidence: Evidence, level: str, config: ReportConfig) -> list[RoleAgreement]:
     rows = evidence.estimates[evidence.estimates["level"] == level]
-    subject = rows[KEYS[level]].astype(str).agg("|".join, axis=1)
+    subject = _subjects(rows, level)
     people = rows.assign(subject=subject, unit=rows["participant_id"].where(rows["participant_id"].notna(), subject), role=rows["rater_role"])
     parts = [people, *_model(evidence, level, set(subject)), *_crowd(people)]
     every = pd.concat([part[["predicted", "truth", "rater_id", "unit", "role"]] for part in parts], ignore_index=True)
@@ -59,13 +59,19 @@ def _agreement(evidence: Evidence, level: str, config: ReportConfig) -> list[Rol
     )
 
 
+def _subjects(rows: pd.DataFrame, level: str) -> "pd.Series[str]":
+    """What each row is of, as text."""
+    keys = rows[KEYS[level]]
+    keys = keys.astype({"study_day": float}) if "study_day" in keys else keys  # a column with gaps holds 1.0, one without holds 1
+    return keys.astype(str).agg("|".join, axis=1)
+
+
 def _model(evidence: Evidence, level: str, subjects: set[str]) -> list[pd.DataFrame]:
     """The run's own estimates of what people rated."""
     pairs = evidence.pairs[level]
     if level == "item":
         pairs = pairs.merge(evidence.items[["item_id", "truth_item_id"]], on="item_id", how="left")
-    mine = pairs[KEYS[level]].astype(str).agg("|".join, axis=1) if len(pairs) else pd.Series(dtype=object)
-    pairs = pairs[mine.isin(subjects)]
+    pairs = pairs[_subjects(pairs, level).isin(subjects)] if len(pairs) else pairs
     return [pairs.assign(rater_id="run", unit=pairs["participant_id"], role=MODEL)] if len(pairs) else []
 
 
