@@ -1,5 +1,6 @@
 """The section `raters`: people, dietitians and imported models as raters of the same things, beside the run, each at one level."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def _numbers(role: RoleAgreement, level: str, config: ReportConfig) -> list[Numb
     numbers = []
     for name, title in told.items():
         unit = "%" if name in SHARES else config.unit
-        interval = role.found[name].over_both
+        interval = replace(role.found[name].over_both, num_items=role.num_estimates, num_groups=role.num_items)
         what = (
             f"{STATISTICS[name].partition(',')[0]}; {METHOD if role.num_raters > 1 else METHOD.replace('raters and items, each drawn independently', 'items')}"
         )

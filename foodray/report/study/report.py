@@ -102,7 +102,9 @@ def _lead(evidence: Evidence, config: ReportConfig) -> str:
 
 
 def _headlines(sections: list[Section], config: ReportConfig) -> list[Number]:
-    found = {number.key: number for section in sections for number in section.numbers}
+    told = [number for section in sections for number in section.numbers]
+    found = {number.key: number for number in told}
+    assert len(found) == len(told), "two numbers of one name"
     keys = [key.format(end=config.target.rpartition("_")[2]) for key in HEADLINES]
     if not any(key in found for key in keys):
         keys = [key for key in found if "_mae_" in key or key.endswith("_ep")]
