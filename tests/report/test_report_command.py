@@ -117,7 +117,8 @@ def test_a_place_that_holds_a_report_is_refused_before_any_work(place: Path, cap
 def test_settings_come_from_a_file_and_flags_change_them(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = place / "report.json"
     settings.write_text(json.dumps({"num_resamples": 199, "min_cell": 2, "confidence": 0.9, "num_failures": 0, "goldberg": {"pal": 1.7}}))
-    main(["report", str(place / "run-1"), "--config", str(settings), "--confidence", "0.8", "--out", str(place / "settings")])
+    run, _ = small_study(place / "few", num_people=3)
+    main(["report", run, "--config", str(settings), "--confidence", "0.8", "--out", str(place / "settings")])
     config = json.loads((place / "settings" / "report.json").read_text())["config"]
     assert (config["confidence"], config["min_cell"], config["goldberg"]["pal"], config["num_failures"]) == (0.8, 2, 1.7, 0)
     assert "80%:" in capsys.readouterr().out
