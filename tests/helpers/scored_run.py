@@ -159,5 +159,5 @@ def _listed(rows: pd.DataFrame) -> pa.ListArray:
     prob = rows[["class_prob"]].to_numpy(np.float64)
     probs = np.concatenate([prob, np.repeat((1 - prob) / 2 / (NUM_LISTED - 1), NUM_LISTED - 1, axis=1)], axis=1)
     kind = arrow_schema(ITEM_FIELDS).field("topk").type
-    structs = pa.StructArray.from_arrays([pa.array(names.ravel()), pa.array(probs.ravel(), pa.float32())], fields=list(kind.value_type))
+    structs = pa.StructArray.from_arrays([pa.array(names.ravel(), pa.string()), pa.array(probs.ravel(), pa.float32())], fields=list(kind.value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(0, NUM_LISTED * num + 1, NUM_LISTED, dtype=np.int32)), structs, type=kind)

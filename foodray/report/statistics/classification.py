@@ -161,4 +161,6 @@ def _confusion(truth: NDArray[Any], predicted: NDArray[Any], most: int) -> Confu
     shown = set(frequent)
     sides = [np.array([name if name in shown else OTHER for name in side], dtype=object).astype(str) for side in (truth, predicted)]
     names = [*frequent, *([OTHER] if OTHER not in shown and any((side == OTHER).any() for side in sides) else [])]
+    if len(names) == 1:  # scikit-learn warns of a single class
+        return Confusion(names=tuple(names), counts=np.array([[len(truth)]], np.int64))
     return Confusion(names=tuple(names), counts=confusion_matrix(*sides, labels=names).astype(np.int64))

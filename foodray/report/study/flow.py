@@ -138,7 +138,7 @@ def _linked(evidence: Evidence) -> tuple[pd.Series, pd.Series, pd.Series]:
     # Of several reasons in a photo the most frequent is told, the first by name among equals.
     counts = items.dropna(subset=["left_out"]).groupby(["image_id", "left_out"]).size().reset_index(name="num")
     first = counts.sort_values(["image_id", "num", "left_out"], ascending=[True, False, True]).drop_duplicates("image_id").set_index("image_id")["left_out"]
-    return linked, analysed, photos["image_id"].map(first).fillna("photo_without_truth").astype(object)
+    return linked, analysed, photos["image_id"].map(first).astype(object).fillna("photo_without_truth")
 
 
 def _steps_table(found: list[Step]) -> Table:

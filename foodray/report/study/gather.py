@@ -132,8 +132,8 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
         photos=photos,
         items=items,
         pairs=pairs,
-        occasions=tables["occasions"].to_pandas(),
-        days=tables["days"].to_pandas(),
+        occasions=_without_infinite(tables["occasions"].to_pandas()),
+        days=_without_infinite(tables["days"].to_pandas()),
         participants=_people(truth),
         estimates=_estimates(truth, pairs, config),
         run=info,
@@ -196,8 +196,8 @@ def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -
     found = link_items(tables, truth.truth_items, truth.foods)
     unit = config.target.rpartition("_")[2]
     stem = config.target.removesuffix(f"_{unit}")
-    found["predicted"], found["truth"] = found[config.target].astype(float), found[f"truth_{config.target}"].astype(float)
-    found["low"], found["high"] = found[f"{stem}_lo_{unit}"].astype(float), found[f"{stem}_hi_{unit}"].astype(float)
+    named = {"predicted": config.target, "truth": f"truth_{config.target}", "low": f"{stem}_lo_{unit}", "high": f"{stem}_hi_{unit}"}
+    found = found.assign(**{name: _finite(found[column]) for name, column in named.items()}, energy_kcal=_finite(found["energy_kcal"]))
     found["interval_level"] = found["interval_level"].astype(float).where(found["low"].notna())
     open_pair = found["left_out"].isna()
     found.loc[open_pair & found["predicted"].isna(), "left_out"] = "prediction_unknown"
@@ -205,13 +205,24 @@ def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -
     return found.reindex(columns=list(_ITEM))
 
 
+def _finite(column: "pd.Series[Any]") -> "pd.Series[float]":
+    """The numbers of a column, nan for what is none: a model that diverged may give infinite amounts."""
+    numbers = column.astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
+def _without_infinite(sums: pd.DataFrame) -> pd.DataFrame:
+    """Occasions or days with infinite sums taken as unknown."""
+    return sums.assign(**{name: _finite(sums[name]) for name in CONSUMED.values() if name in sums})
+
+
 def _about_boxes(items: pd.DataFrame) -> list[str]:
     drawn = int((items["box_source"] == "manifest").sum())
     if not drawn:
         return []
     return [
-        f"The boxes of {drawn} of {int(items['item_id'].notna().sum())} items were drawn by people and given to the models: finding the foods is not part of "
-        "what these numbers measure, and the intervals hold for such boxes alone."
+        f"The boxes of {drawn:,} of {int(items['item_id'].notna().sum()):,} items were drawn by people and given to the models: finding these foods is not "
+        "part of what the numbers measure, and intervals of portions promise nothing for other boxes."
     ]
 
 
@@ -222,7 +233,7 @@ def _pairs_of(level: str, run: Mapping[str, pa.Table], truth: Mapping[str, pa.Ta
     if name not in run[f"{level}s"].column_names:  # a sum of mL of different foods means nothing, so there is none
         return _empty(_PAIR)
     ours, theirs = (tables[f"{level}s"].to_pandas() for tables in (run, truth))
-    ours, theirs = (frame[frame["complete"].astype(bool) & frame[name].notna()] for frame in (ours, theirs))
+    ours, theirs = (frame[frame["complete"].astype(bool) & _finite(frame[name]).notna()] for frame in (ours, theirs))
     ours = ours.assign(predicted=ours[name], low=_end(ours, level, config, "lo"), high=_end(ours, level, config, "hi"))
     ours["interval_level"] = ours["interval_level"].astype(float) if "interval_level" in ours else np.nan
     both = ours[[*keys, "predicted", "low", "high", "interval_level"]].merge(theirs[[*keys, name]].rename(columns={name: "truth"}), on=keys)
@@ -248,7 +259,7 @@ def _with_whole_occasions(pairs: pd.DataFrame, run: Mapping[str, pa.Table], trut
     ours = run["occasions"].to_pandas()
     ours = ours[ours["complete"].astype(bool) & ~ours["occasion_id"].duplicated(keep=False) & ~ours["participant_id"].isin(hidden)]
     ours = ours[~ours["occasion_id"].isin(pairs["occasion_id"])].rename(columns={CONSUMED[config.target]: "predicted"})
-    both = ours.merge(told, on="occasion_id").dropna(subset=["predicted"]).reindex(columns=list(_PAIR))
+    both = ours.merge(told, on="occasion_id").pipe(lambda rows: rows[_finite(rows["predicted"]).notna()]).reindex(columns=list(_PAIR))
     return pd.concat([pairs, both], ignore_index=True) if len(both) else pairs
 
 

@@ -71,7 +71,8 @@ def _numbers(found: Powered, level: str, config: ReportConfig) -> list[Number]:
         "truths": ("mean of the truths alone", found.truths, t),
         "scores": ("mean of the scores alone", found.scores, f"{t}; it does not cover the model's bias"),
     }
-    note = f"share of the scores used {found.tuning:.2f}; interval of the truths alone {found.gain:.2f} times as wide"
+    note = f"share of the scores used {found.tuning:.2f}"
+    note += f"; interval of the truths alone {found.gain:.2f} times as wide" if np.isfinite(found.gain) else ""
     return [
         number(f"{level}_{name}_{end}", f"{title}, by {level}", interval, level=level, unit=config.unit, what=what, note=note if name == "powered" else "")
         for name, (title, interval, what) in told.items()

@@ -44,6 +44,11 @@ def interval_in_words(interval: Interval, unit: str = "") -> str:
     return f"{estimate} ({percent(interval.level)} interval {interval_words(interval, unit)})"
 
 
+def p_words(p: float) -> str:
+    """A p value with its sign, "= 0.03"; one that is smaller than anybody can rely on as "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
 def percent(level: float) -> str:
     """A nominal level, 0 to 1."""
     return f"{level * 100:.10g} %"
