@@ -18,7 +18,19 @@ from foodray.storage.store import Store
 
 CONFIG = ReportConfig(num_resamples=199, num_failures=2)
 Frames = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]
-HOSTILE = ("</svg><script>alert(1)</script>", "$x_{", "=cmd|' /C calc'!A0", "\u202egnp.exe", "\u0000zero" * 3, "a" * 5_000, " ", "nan", "None", "{{ 7*7 }}", "食べ物")
+HOSTILE = (
+    "</svg><script>alert(1)</script>",
+    "$x_{",
+    "=cmd|' /C calc'!A0",
+    "\u202egnp.exe",
+    "\u0000zero" * 3,
+    "a" * 5_000,
+    " ",
+    "nan",
+    "None",
+    "{{ 7*7 }}",
+    "食べ物",
+)
 
 
 def study(num_participants: int = 7, photos_each: int = 8, **how: object) -> Frames:
@@ -41,7 +53,9 @@ def many_classes() -> Frames:
 
 
 def one_with_most() -> Frames:
-    photos = pd.concat([made_photos(1, 2_000), made_photos(4, 4).assign(image_id=lambda few: "x" + few["image_id"], participant_id=lambda few: "x" + few["participant_id"])])
+    photos = pd.concat(
+        [made_photos(1, 2_000), made_photos(4, 4).assign(image_id=lambda few: "x" + few["image_id"], participant_id=lambda few: "x" + few["participant_id"])]
+    )
     return photos.reset_index(drop=True), made_items(photos), None
 
 
@@ -64,7 +78,11 @@ def mixed_intervals() -> Frames:
 def unknown() -> Frames:
     photos, items, people = study()
     lost = np.resize([np.nan, np.inf, -np.inf, 1.0, -50.0], len(items))
-    return photos, items.assign(predicted=items["predicted"].where(~np.isfinite(lost) | (lost < 0), lost).where(np.isfinite(lost), lost), class_prob=np.nan), people
+    return (
+        photos,
+        items.assign(predicted=items["predicted"].where(~np.isfinite(lost) | (lost < 0), lost).where(np.isfinite(lost), lost), class_prob=np.nan),
+        people,
+    )
 
 
 CASES: dict[str, Callable[[], Frames]] = {

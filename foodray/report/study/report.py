@@ -44,6 +44,7 @@ HEADLINES = (
         "occasion_powered_{end}",
         "mean_day_kcal",
     ),
+    *(f"{level}_{role}_mae_{{end}}" for level in ("item", "occasion", "day") for role in ("participant", "crowd", "dietitian", "llm")),
 )
 """Numbers of the summary box, as far as they are there."""
 
@@ -51,15 +52,19 @@ HEADLINES = (
 def make_report(sources: Sources, config: ReportConfig, *, today: datetime.date | None = None) -> Report:
     """The report of a run, or of people's estimates alone. Raises what `gather` raises."""
     evidence = gather(sources, config)
-    of_run = [flow_section, data_section] if len(evidence.photos) else []
-    compared = [classification_section, portion_section, agreement_section, uncertainty_section, study_mean_section]
-    sections = [make(evidence, config) for make in (*of_run, *compared, intake_section, raters_section, subgroups_section)]
-    sections += [failures_section(evidence, config, _reader(evidence)), change_section(evidence, config)]
-    sections += [operations(evidence, config), model_card(evidence, config), reproducibility(evidence, config)]
+    sections = _of_run(evidence, config) if evidence.run else [raters_section(evidence, config)]
     sections.append(methods_section(evidence, sections, config))
     sections.append(checklists({*(section.key for section in sections if not section.missing), "dictionary"}))
     sections.append(dictionary_section(sections))
     return Report(header=_header(evidence, sections, config, today), sections=tuple(sections), config=config, restricted=_restricted(evidence, config))
+
+
+def _of_run(evidence: Evidence, config: ReportConfig) -> list[Section]:
+    first = [flow_section, data_section] if len(evidence.photos) else []
+    compared = [classification_section, portion_section, agreement_section, uncertainty_section, study_mean_section]
+    sections = [make(evidence, config) for make in (*first, *compared, intake_section, raters_section, subgroups_section)]
+    sections += [failures_section(evidence, config, _reader(evidence)), change_section(evidence, config)]
+    return [*sections, operations(evidence, config), model_card(evidence, config), reproducibility(evidence, config)]
 
 
 def _header(evidence: Evidence, sections: list[Section], config: ReportConfig, today: datetime.date | None) -> Header:
@@ -98,7 +103,12 @@ def _lead(evidence: Evidence, config: ReportConfig) -> str:
 def _headlines(sections: list[Section], config: ReportConfig) -> list[Number]:
     found = {number.key: number for section in sections for number in section.numbers}
     keys = [key.format(end=config.target.rpartition("_")[2]) for key in HEADLINES]
-    return [found[key] for key in keys if key in found]
+    return [found[key] for key in keys if key in found and not (key.endswith(f"powered_{config.target.rpartition('_')[2]}") and _all_coded(found[key], found))]
+
+
+def _all_coded(corrected: Number, found: dict[str, Number]) -> bool:
+    """Whether the corrected mean is that of the truths, as all rows are coded: it is no headline then."""
+    return corrected.interval.num_items == found[corrected.key.replace("powered", "truths")].interval.num_items
 
 
 def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:

@@ -34,7 +34,8 @@ def study_mean_section(evidence: Evidence, config: ReportConfig) -> Section:
     text = [
         f"{num_coded:,} of {len(rows):,} complete {level}s are coded. The mean of the scores carries the model's bias, and its interval does not know "
         f"of it; the mean of "
-        "the truths is unbiased and wide. The corrected mean joins both: unbiased whatever the model does, and narrower the better the model is.",
+        "the truths is wide. The corrected mean joins both: where the coded were drawn at random it is unbiased whatever the model does, and narrower the "
+        "better the model is.",
         *(f"{note[0].upper()}{note[1:]}." for note in found.notes),
     ]
     if num_coded == len(rows):

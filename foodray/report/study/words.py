@@ -81,6 +81,19 @@ def cells(column: "pd.Series[Any]") -> list[str]:
     return [_fixed(value, decimals) if math.isfinite(value) else ABSENT for value in values]
 
 
+def cells_with_ends(estimates: "pd.Series[Any]", lows: "pd.Series[Any]", highs: "pd.Series[Any]") -> list[str]:
+    """Estimates with the ends of their intervals in one cell each, "62 (39 to 117)"; the estimate alone where there is no interval."""
+    values = np.stack([pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan) for column in (estimates, lows, highs)], axis=1)
+    return [_with_ends(*(float(value) for value in row)) for row in values]
+
+
+def _with_ends(estimate: float, low: float, high: float) -> str:
+    if not (math.isfinite(estimate) and math.isfinite(low) and math.isfinite(high)):
+        return shown(estimate)
+    decimals = _decimals(estimate, high - low)
+    return f"{_fixed(estimate, decimals)} ({_fixed(low, decimals)} to {_fixed(high, decimals)})"
+
+
 def is_number(column: "pd.Series[Any]") -> bool:
     """Whether a column's cells stand to the right."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
