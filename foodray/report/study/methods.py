@@ -43,7 +43,7 @@ def _paragraphs(evidence: Evidence, config: ReportConfig) -> tuple[str, ...]:
         text.append(_of_intervals(config))
     if len(evidence.estimates):
         text.append(
-            f"Estimates of further raters were compared with the same truths. Their intervals, of {percent(config.confidence)}, draw raters and what they rated "
+            f"Estimates of further raters were compared with the same truths. Intervals of {percent(config.confidence)} draw raters and what they rated "
             f"independently of each other ({config.num_resamples:,} draws, seed {config.seed}). No correction was made for the number of comparisons."
         )
     if evidence.run:
@@ -54,7 +54,7 @@ def _paragraphs(evidence: Evidence, config: ReportConfig) -> tuple[str, ...]:
 def _of_intervals(config: ReportConfig) -> str:
     seen = "kept in" if config.include_seen else "left out of every comparison with truth"
     return (
-        f"Intervals are of {percent(config.confidence)} and take the participant as the unit: participants are drawn with replacement ({config.num_resamples:,} "
+        f"Intervals are of {percent(config.confidence)} and take the participant as the unit: they are drawn with replacement ({config.num_resamples:,} "
         f"draws, fewer where rows are many, seed {config.seed}), never items, for items of one person resemble each other. Groups of fewer than "
         f"{config.min_cell} participants are not told apart. Participants on whom a model was trained or calibrated were {seen}. Equivalence was tested with "
         f"two one-sided tests within {config.equivalence_bound_percent:g} % of the mean truth. No correction was made for the number of comparisons."

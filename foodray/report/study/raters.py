@@ -1,5 +1,6 @@
 """The section `raters`: people, dietitians and imported models as raters of the same things, beside the run, each at one level."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,8 @@ def _numbers(role: RoleAgreement, level: str, config: ReportConfig) -> list[Numb
         )
         note = f"{role.num_raters:,} {'rater' if role.num_raters == 1 else 'raters'}, {role.num_items:,} {level}s or participants"
         full = f"{level}_{key}_{name}" + ("" if name in SHARES else f"_{end}")
-        numbers.append(number(full, f"{title} of {_name(role.role)}, by {level}", interval, level=level, unit=unit, what=what, note=note))
+        one = number(full, f"{title} of {_name(role.role)}, by {level}", interval, level=level, unit=unit, what=what, note=note)
+        numbers.append(replace(one, group="rater"))
     return numbers
 
 

@@ -11,7 +11,7 @@ from foodray.report.intervals import Interval
 from foodray.report.study.parts import Number
 
 ABSENT = "—"
-PLURALS = {"item": "items", "photo": "photos", "occasion": "occasions", "day": "days", "participant": "participants"}
+PLURALS = {"item": "items", "photo": "photos", "occasion": "occasions", "day": "days", "participant": "participants", "rater": "raters"}
 
 
 def shown(value: float, unit: str = "", *, width: float = math.nan) -> str:
