@@ -141,8 +141,8 @@ def _confused(found: Classification) -> Table:
 
 def _bins(found: Reliability) -> Table:
     meanings = {
-        "probability_low": "lower edge of the bin",
-        "probability_high": "upper edge of the bin",
+        "bin_low": "lower edge of the bin",
+        "bin_high": "upper edge of the bin",
         "num_items": "items in it",
         "probability": "mean probability of the named class",
         "accuracy": "share whose class is right",
