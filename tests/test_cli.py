@@ -133,7 +133,24 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "sample", "check", "import", "index", "train", "tune", "table1", "compare", "longtail", "distillation", "show", "export", "score", "analyze"],
+    [
+        "demo",
+        "sample",
+        "check",
+        "import",
+        "index",
+        "train",
+        "tune",
+        "table1",
+        "compare",
+        "longtail",
+        "distillation",
+        "show",
+        "export",
+        "score",
+        "report",
+        "analyze",
+    ],
 )
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
     code, text = said([command, "--help"])

@@ -24,7 +24,7 @@ def report(arguments: list[str]) -> None:
     from foodray.report.study.gather import Sources
     from foodray.report.study.report import make_report
     from foodray.report.study.words import counted, estimate_words, interval_words
-    from foodray.report.study.write import write_report
+    from foodray.report.study.write import refuse_taken, write_report
     from foodray.storage.store import Store
 
     @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,9 @@ def report(arguments: list[str]) -> None:
     default: dict[str, Any] = {} if start is None else {"default": Report(**vars(start), out=tyro.MISSING)}
     parsed: Report = tyro.cli(Report, args=others, prog="foodray report", description=_HELP, **default)
     config = ReportConfig(**{item.name: getattr(parsed, item.name) for item in fields(ReportConfig)})
-    made = make_report(Sources(run=parsed.run, truth=parsed.truth, against=parsed.against), config)
-    store = Store(parsed.out)
+    sources, store = Sources(run=parsed.run, truth=parsed.truth, against=parsed.against), Store(parsed.out)
+    refuse_taken(store)
+    made = make_report(sources, config)
     write_report(store, made)
     for note in made.header.notes:
         print(f"note: {note}")

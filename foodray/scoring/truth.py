@@ -26,7 +26,7 @@ LEFT_OUT = {
     "not_in_truth": "the run found an item that the truth does not show",
     "truth_unknown": "the truth names no amount",
     "prediction_unknown": "the run gives no amount",
-    "participant_seen": "a model of the run was trained or calibrated on photos of this participant",
+    "participant_seen": "a model was trained or fitted on this participant",
 }
 """Why an item is in no comparison of portions."""
 
@@ -41,6 +41,12 @@ def one_rater(truth_items: pa.Table) -> tuple[pa.Table, int]:
     best = raters.sort_values(["rank", "rater"], kind="stable").groupby("subject")["rater"].first()
     keep = (raters["rater"] == raters["subject"].map(best)) | raters["subject"].isna()
     return truth_items.filter(pa.array(keep.to_numpy(bool))), int((~keep).sum())
+
+
+def known_amounts(truth_items: pa.Table, foods: pa.Table | None) -> pa.Table:
+    """The truth items with mass and energy as far as what was measured and the foods table support them, as scoring fills a run's."""
+    filled = fill_amounts(_as_items(truth_items), foods)
+    return pa.table({name: filled[name] if name in ("mass_g", "energy_kcal") else truth_items[name] for name in truth_items.column_names})
 
 
 def truth_tables(run: Mapping[str, pa.Table], truth_items: pa.Table, foods: pa.Table | None) -> dict[str, pa.Table]:

@@ -11,6 +11,11 @@ import pandas as pd
 from foodray.report.study.evidence import Evidence
 
 CLASSES = ("apple", "bread", "rice", "soup", "salad", "egg", "fish", "tofu")
+PAIR = (
+    *("participant_id", "study_day", "occasion_id", "truth", "predicted", "low", "high", "interval_level"),
+    *("class_name", "truth_class_name", "image_id", "item_id"),
+)
+"""Columns of pairs of items, as `Evidence` tells them."""
 MEALS = ("breakfast", "lunch", "dinner")
 
 
@@ -23,7 +28,7 @@ def make_evidence(
     items = _items(rng, photos, num_items)
     if not with_truth:
         items = items[items["item_id"].notna()].assign(truth_item_id=None, link=None, truth_class_name=None, truth=np.nan, left_out="photo_without_truth")
-    pairs = items[items["left_out"].isna()].reset_index(drop=True)
+    pairs = items.loc[items["left_out"].isna(), list(PAIR)].reset_index(drop=True)
     sums = {
         level: _summed(pairs, keys) for level, keys in (("occasion", ["participant_id", "study_day", "occasion_id"]), ("day", ["participant_id", "study_day"]))
     }

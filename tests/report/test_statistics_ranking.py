@@ -71,3 +71,12 @@ def test_what_cannot_be_tested_is_refused() -> None:
         equivalence(np.zeros(3), np.ones(3), np.arange(3).astype(object), bound_percent=10)
     with pytest.raises(ValueError, match="four rows"):
         quartiles(np.ones(3), np.ones(3), np.arange(3).astype(object), how=HOW)
+
+
+def test_shares_stay_between_none_and_all_however_few_the_rows() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.lognormal(4, 1, 8)
+    found = quartiles(truth, rng.permutation(truth), np.array([f"p{n}" for n in range(8)], dtype=object), how=Resampling(num_draws=199))
+    for share in (found.same, found.adjacent, found.opposite):
+        assert 0 <= share.low <= share.estimate <= share.high <= 1
+    assert -1 <= found.kappa_linear.low <= found.kappa_linear.high <= 1

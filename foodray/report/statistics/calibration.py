@@ -124,7 +124,7 @@ def _reliability(probability: Floats, right: Floats, clusters: Clusters, num_bin
         count=count[some].astype(np.int64),
         probability=np.bincount(bins, weights=probability, minlength=num_bins)[some] / count[some],
         accuracy=np.bincount(bins, weights=right, minlength=num_bins)[some] / count[some],
-        ece=row_intervals(error, clusters, how, centred=True)["ece"],
+        ece=row_intervals(error, clusters, how, centred=True)["ece"].within(0, 1),
         num_bins=num_bins,
         by=by,
     )
@@ -145,7 +145,7 @@ def _risk_coverage(probability: Floats, right: Floats, clusters: Clusters, how: 
         return {"area": float((steps * mistaken / np.maximum(accepted, 1)).sum() / accepted[-1])}
 
     accepted, mistaken = curve(np.ones(len(ordered)))
-    found = row_intervals(area, clusters, how)["area"]
+    found = row_intervals(area, clusters, how)["area"].within(0, 1)
     return RiskCoverage(coverage=accepted / accepted[-1], risk=mistaken / accepted, area=found)
 
 

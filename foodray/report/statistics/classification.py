@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
 from foodray.report.statistics.clusters import Clusters, Floats, Interval, Resampling
 from foodray.report.statistics.resampling import mean_interval, means_by, row_intervals
@@ -131,7 +131,7 @@ def _macro_f1(truth: NDArray[Any], predicted: NDArray[Any], clusters: Clusters, 
         some = held + given > 0
         return {"macro_f1": float((2 * hits[some] / (held + given)[some]).mean())}
 
-    return row_intervals(macro_f1, clusters, how, centred=True)["macro_f1"]
+    return row_intervals(macro_f1, clusters, how, centred=True)["macro_f1"].within(0, 1)
 
 
 def _classes(
@@ -161,6 +161,6 @@ def _confusion(truth: NDArray[Any], predicted: NDArray[Any], most: int) -> Confu
     shown = set(frequent)
     sides = [np.array([name if name in shown else OTHER for name in side], dtype=object).astype(str) for side in (truth, predicted)]
     names = [*frequent, *([OTHER] if OTHER not in shown and any((side == OTHER).any() for side in sides) else [])]
-    if len(names) == 1:  # scikit-learn warns of a single class
-        return Confusion(names=tuple(names), counts=np.array([[len(truth)]], np.int64))
-    return Confusion(names=tuple(names), counts=confusion_matrix(*sides, labels=names).astype(np.int64))
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, tuple(pd.Index(names).get_indexer(pd.Index(side)) for side in sides), 1)
+    return Confusion(names=tuple(names), counts=counts)

@@ -39,6 +39,10 @@ class Interval:
         """Whether zero is outside; not where there is no interval."""
         return self.low > 0 or self.high < 0
 
+    def within(self, least: float, most: float) -> "Interval":
+        """The interval cut to what the statistic can be, such as 0 to 1 of a share; it holds the truth as often as before."""
+        return replace(self, low=float(np.clip(self.low, least, most)), high=float(np.clip(self.high, least, most)))
+
     def through(self, function: Callable[[Any], Any]) -> "Interval":
         """Estimate and ends through an increasing function, such as exp after an analysis of logarithms."""
         return replace(self, estimate=float(function(self.estimate)), low=float(function(self.low)), high=float(function(self.high)))

@@ -154,4 +154,4 @@ def _median(absolute: Floats, clusters: Clusters, how: Resampling) -> Interval:
         places = [np.searchsorted(reached, reached[-1] / 2, side=side) for side in ("left", "right")]
         return {"median": float(ordered[np.minimum(places, len(ordered) - 1)].mean())}
 
-    return row_intervals(median, clusters, how)["median"]
+    return row_intervals(median, clusters, how)["median"].within(0, np.inf)

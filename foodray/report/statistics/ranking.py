@@ -75,7 +75,7 @@ def quartiles(truth: NDArray[Any], predicted: NDArray[Any], participants: NDArra
         shares = {name: float(table[apart == steps].sum() / table.sum()) for name, steps in (("same", 0), ("adjacent", 1), ("opposite", 3))}
         return shares | {"kappa_linear": _kappa(table, 1), "kappa_quadratic": _kappa(table, 2)}
 
-    found = row_intervals(numbers, Clusters(participants), how)
+    found = {name: interval.within(-1 if name.startswith("kappa") else 0, 1) for name, interval in row_intervals(numbers, Clusters(participants), how).items()}
     return Quartiles(table=_table(places, np.ones(len(truth))).astype(np.int64), **found)
 
 

@@ -81,7 +81,7 @@ def correlations(truth: NDArray[Any], predicted: NDArray[Any], participants: NDA
     if columns["num"].max() > 1 and len(clusters.names) > 2:
         statistics["between"] = Statistic(of=_between, columns=_COMPONENTS, scale="fisher")
     found = intervals(columns, statistics, how)
-    spearman = row_intervals(_spearman(x, y), clusters, how)["spearman"]
+    spearman = row_intervals(_spearman(x, y), clusters, how)["spearman"].within(-1, 1)
     return Correlations(ccc=found["ccc"], pearson=found["pearson"], spearman=spearman, between_people=found.get("between"))
 
 

@@ -84,7 +84,7 @@ def _ratio(pairs: pd.DataFrame, level: str, config: ReportConfig) -> BlandAltman
 
 
 def _limits(found: BlandAltman, level: str, config: ReportConfig) -> list[Number]:
-    titles = {"bias": "bias", "lower": "lower limit of agreement", "upper": "upper limit of agreement", "slope": "proportional bias"}
+    titles = {"bias": "mean difference", "lower": "lower limit of agreement", "upper": "upper limit of agreement", "slope": "proportional bias"}
     numbers = []
     for name, title in titles.items():
         note = f"{found.num_left_out} rows of zero or below left out" if found.is_ratio and found.num_left_out else ""
@@ -96,7 +96,8 @@ def _limits(found: BlandAltman, level: str, config: ReportConfig) -> list[Number
         if found.is_ratio and name == "slope":
             continue
         unit = "" if name == "slope" or found.is_ratio else config.unit
-        key = f"{level}_{'ratio_' if found.is_ratio else ''}{name}" + (f"_{config.target.rpartition('_')[2]}" if unit else "")
+        word = "difference" if name == "bias" and not found.is_ratio else name  # the bias of rows is among the errors of portions
+        key = f"{level}_{'ratio_' if found.is_ratio else ''}{word}" + (f"_{config.target.rpartition('_')[2]}" if unit else "")
         numbers.append(number(key, f"{title}, by {level}", getattr(found, name), level=level, unit=unit, what=what, note=note))
     return numbers
 

@@ -77,8 +77,16 @@ class ReportConfig:
             raise ConfigError(f"confidence is {self.confidence}; it must be at least 0.5 and below 1")
         if not self.equivalence_bound_percent > 0:
             raise ConfigError(f"equivalence_bound_percent is {self.equivalence_bound_percent}; it must be above 0")
-        for name, least in (("num_resamples", 199), ("min_cell", 1), ("num_failures", 0), ("num_review", 0)):
-            if getattr(self, name) < least:
+        for name, least in (
+            ("num_resamples", 199),
+            ("min_cell", 1),
+            ("num_failures", 0),
+            ("num_review", 0),
+            ("seed", 0),
+            ("days_expected", 1),
+            ("usd_per_hour", 0),
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
     @property

@@ -1,6 +1,5 @@
 """From stored tables to `Evidence`: what a run found, what is true, who the models have seen, and labels in place of ids."""
 
-import hashlib
 import json
 import logging
 import posixpath
@@ -18,8 +17,10 @@ from foodray.corpus.validate import empty
 from foodray.errors import ConfigError, FoodrayError
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
+from foodray.report.study.labels import labelled
 from foodray.scoring.files import read_tables
-from foodray.scoring.truth import link_items, one_rater, truth_tables
+from foodray.scoring.schema import INCOMPLETE
+from foodray.scoring.truth import known_amounts, link_items, one_rater, truth_tables
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
@@ -38,6 +39,7 @@ _PEOPLE = ("participant_id", "sex", "age_years", "height_cm", "weight_kg", "pal"
 _ESTIMATE = ("rater_id", "rater_role", "level", "participant_id", "study_day", "occasion_id", "truth_item_id", "predicted", "truth")
 CONSUMED = {"energy_kcal": "consumed_kcal", "mass_g": "consumed_mass_g", "volume_ml": "consumed_volume_ml"}
 """Column of occasions and days with the sum of each target; mL of different foods are not summed, so there is none of volume."""
+_LACKING = frozenset(INCOMPLETE) - {"energy_unknown"}
 _OCCASION, _DAY = ["participant_id", "study_day", "occasion_id"], ["participant_id", "study_day"]
 
 
@@ -59,6 +61,12 @@ class Sources:
             raise ConfigError("--against compares with another run; name the first one too")
 
 
+def whole(frame: pd.DataFrame, config: ReportConfig) -> "pd.Series[bool]":
+    """Which rows of occasions or days are complete and have a sum of the target; for mass it does not matter whether energy is known."""
+    complete = frame["complete"].astype(bool) if config.target == "energy_kcal" else frame["flags"].map(_LACKING.isdisjoint).astype(bool)
+    return complete & _finite(frame[CONSUMED[config.target]]).notna()
+
+
 def gather(sources: Sources, config: ReportConfig) -> Evidence:
     """The evidence of a report. Raises `ScoringError` for a run that is not whole, `StudyError` for truth that breaks its schema, `ConfigError` else."""
     run = Store(sources.run) if sources.run else None
@@ -68,9 +76,16 @@ def gather(sources: Sources, config: ReportConfig) -> Evidence:
     found = _of_run(run, info, truth, images, config) if run is not None else _without_run(truth, config)
     found = replace(found, notes=(*notes, *found.notes))
     if sources.against:
-        other = Store(sources.against)
-        found = replace(found, against=_of_run(other, _info(other), truth, images, config))
-    return found if config.show_ids else _labelled(found)
+        found = _with_other(found, _of_run(Store(sources.against), _info(Store(sources.against)), truth, images, config))
+    return found if config.show_ids else labelled(found)
+
+
+def _with_other(found: Evidence, other: Evidence) -> Evidence:
+    """The evidence beside another run's, and what a reader must know of that one."""
+    if not other.photos["image_id"].isin(found.photos["image_id"]).any():
+        raise ConfigError("--against is a run that has no photo in common with the first one; name two runs of one study")
+    more = tuple(f"Of the other run: {note}" for note in other.notes if note not in found.notes)
+    return replace(found, against=other, notes=(*found.notes, *more))
 
 
 def _info(run: Store | None) -> dict[str, Any]:
@@ -80,25 +95,34 @@ def _info(run: Store | None) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(run.read("run.json"))
     except FileNotFoundError as error:
         raise ConfigError(f"{run.root} is not a finished run of foodray score or analyze (no run.json)") from error
+    except ValueError as error:
+        raise ConfigError(f"{run.uri('run.json')} is not readable JSON, so the run is not whole: {error}") from error
     if "accounting" not in found:
         raise ConfigError(f"{run.root} is a training run; score an archive with its bundle, and report on that run")
     return found
 
 
 def _truth(sources: Sources, info: Mapping[str, Any]) -> tuple[Truth, list[str]]:
-    """Truth of the place that is named, else of the scored study, and what to say about it."""
-    try:
-        truth = load_truth(sources.truth or str(info["study"]))
-    except (FoodrayError, OSError) as error:
-        if sources.truth:
-            raise
-        log.warning("the scored study cannot be read (%s); the report goes without truth", error)
-        return Truth(truth_items=empty("truth_items")), [
-            f"The study that was scored could not be read, so there is no truth, no participants table and no device: {type(error).__name__}."
-        ]
+    """Truth of the place that is named, else of the scored study, and what to say about it; participants and foods that the place lacks are the study's."""
+    own, notes = _own_truth(info)
+    truth = load_truth(sources.truth) if sources.truth else own
+    people, foods = (getattr(own if getattr(truth, name) is None else truth, name) for name in ("participants", "foods"))
     kept, num_aside = one_rater(truth.truth_items)
-    notes = [f"{num_aside} truth items of further raters were left aside; of each photo the best method counts."] if num_aside else []
-    return replace(truth, truth_items=kept), notes
+    if num_aside:
+        notes.append(f"{num_aside} truth items of further raters were left aside; of each photo the best method counts.")
+    return replace(truth, truth_items=known_amounts(kept, foods), participants=people, foods=foods), notes
+
+
+def _own_truth(info: Mapping[str, Any]) -> tuple[Truth, list[str]]:
+    """What the scored study brings; nothing, and a note, where it cannot be read."""
+    nothing = Truth(truth_items=empty("truth_items"))
+    if not info:
+        return nothing, []
+    try:
+        return load_truth(str(info["study"])), []
+    except (FoodrayError, OSError) as error:
+        log.warning("the scored study cannot be read: %s", error)
+        return nothing, [f"The study that was scored could not be read, so it brings no truth, no participants and no devices: {type(error).__name__}."]
 
 
 def _images(info: Mapping[str, Any]) -> pd.DataFrame:
@@ -128,6 +152,7 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
     if truth.truth_items.num_rows:
         pairs["occasion"] = _with_whole_occasions(pairs["occasion"], tables, truth.truth_items, hidden, config)
     pairs, negative = _without_negative(pairs)
+    estimates, lonely = _estimates(truth, items, pairs, config)
     return Evidence(
         photos=photos,
         items=items,
@@ -135,9 +160,9 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
         occasions=_without_infinite(tables["occasions"].to_pandas()),
         days=_without_infinite(tables["days"].to_pandas()),
         participants=_people(truth),
-        estimates=_estimates(truth, pairs, config),
+        estimates=estimates,
         run=info,
-        notes=(*notes, *_about_boxes(items), *negative),
+        notes=(*notes, *_about_boxes(items), *negative, *lonely),
         is_sample=bool(info.get("sample_data")),
     )
 
@@ -157,15 +182,18 @@ def _without_run(truth: Truth, config: ReportConfig) -> Evidence:
         level: _empty((*_PAIR, *(("class_name", "truth_class_name", "image_id", "item_id") if level == "item" else ())))
         for level in ("item", "occasion", "day")
     }
+    items = _empty(_ITEM)
+    estimates, lonely = _estimates(truth, items, pairs, config)
     return Evidence(
         photos=_empty((*_PHOTO, "seen")),
-        items=_empty(_ITEM),
+        items=items,
         pairs=pairs,
         occasions=pd.DataFrame(),
         days=pd.DataFrame(),
         participants=_people(truth),
-        estimates=_estimates(truth, pairs, config),
+        estimates=estimates,
         run={},
+        notes=tuple(lonely),
     )
 
 
@@ -177,18 +205,27 @@ def _seen(info: Mapping[str, Any], photos: pd.DataFrame) -> tuple[dict[str, str]
         bundle = str(model["bundle"]).rstrip("/")
         try:
             split = read_parquet(Store(posixpath.dirname(bundle)), "split.parquet", ["image_id", "participant_id", "split"]).to_pandas()
-        except (FoodrayError, OSError):
+        except (FoodrayError, OSError, pa.ArrowException):
             notes.append(
                 f"It is not known on which participants the {model.get('task')} model was trained (no split.parquet beside its bundle): "
                 "photographs that it has seen may be among those compared, and errors then look too small."
             )
             continue
         if not photos["image_id"].isin(split["image_id"]).any():
-            notes.append(f"The {model.get('task')} model was trained on another archive: none of these photographs was in it.")
+            notes.append(_of_another_archive(str(model.get("task")), photos, split))
             continue
         for side in ("val", "train"):  # who is in both counts as trained on
             seen |= dict.fromkeys(split.loc[split["split"] == side, "participant_id"].dropna().unique(), side)
     return seen, notes
+
+
+def _of_another_archive(task: str, photos: pd.DataFrame, split: pd.DataFrame) -> str:
+    """What to say of a model that saw none of these photos: a participant's name may be that of somebody else there."""
+    learnt = split.loc[split["split"].isin(("train", "val")), "participant_id"]
+    num = photos.loc[photos["participant_id"].isin(learnt), "participant_id"].nunique()
+    note = f"The {task} model was trained on another archive: none of these photographs was in it."
+    same = f" {num} participants bear names that its training knows; should they be the same people, errors on them are too small."
+    return note + (same if num else "")
 
 
 def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -> pd.DataFrame:
@@ -233,7 +270,7 @@ def _pairs_of(level: str, run: Mapping[str, pa.Table], truth: Mapping[str, pa.Ta
     if name not in run[f"{level}s"].column_names:  # a sum of mL of different foods means nothing, so there is none
         return _empty(_PAIR)
     ours, theirs = (tables[f"{level}s"].to_pandas() for tables in (run, truth))
-    ours, theirs = (frame[frame["complete"].astype(bool) & _finite(frame[name]).notna()] for frame in (ours, theirs))
+    ours, theirs = (frame[whole(frame, config)] for frame in (ours, theirs))
     ours = ours.assign(predicted=ours[name], low=_end(ours, level, config, "lo"), high=_end(ours, level, config, "hi"))
     ours["interval_level"] = ours["interval_level"].astype(float) if "interval_level" in ours else np.nan
     both = ours[[*keys, "predicted", "low", "high", "interval_level"]].merge(theirs[[*keys, name]].rename(columns={name: "truth"}), on=keys)
@@ -250,17 +287,23 @@ def _end(frame: pd.DataFrame, level: str, config: ReportConfig, end: str) -> "pd
 
 def _with_whole_occasions(pairs: pd.DataFrame, run: Mapping[str, pa.Table], truth_items: pa.Table, hidden: set[str], config: ReportConfig) -> pd.DataFrame:
     """Occasions whose truth was told for the meal as a whole, added to those whose photos have truth."""
+    told = _whole_occasions(truth_items, config)
+    if not len(told) or CONSUMED[config.target] not in run["occasions"].column_names:
+        return pairs
+    ours = run["occasions"].to_pandas()
+    ours = ours[whole(ours, config) & ~ours["occasion_id"].duplicated(keep=False) & ~ours["participant_id"].isin(hidden)]
+    ours = ours[~ours["occasion_id"].isin(pairs["occasion_id"])].rename(columns={CONSUMED[config.target]: "predicted"})
+    both = ours.merge(told, left_on="occasion_id", right_index=True).reindex(columns=list(_PAIR))
+    return pd.concat([pairs, both], ignore_index=True) if len(pairs) and len(both) else both if len(both) else pairs
+
+
+def _whole_occasions(truth_items: pa.Table, config: ReportConfig) -> "pd.Series[float]":
+    """Truth by occasion_id of those that are told as a whole, leftovers subtracted; none where an amount is unknown."""
     rows = truth_items.select(["image_id", "occasion_id", config.target, "amount_basis"]).to_pandas()
     rows = rows[rows["image_id"].isna() & rows["occasion_id"].notna()]
-    if not len(rows) or CONSUMED[config.target] not in run["occasions"].column_names:
-        return pairs
-    sign = np.where(rows["amount_basis"] == AMOUNT_BASES[1], -1.0, 1.0)  # leftover
-    told = (rows[config.target] * sign).groupby(rows["occasion_id"]).agg(lambda values: values.sum(skipna=False)).dropna().rename("truth")
-    ours = run["occasions"].to_pandas()
-    ours = ours[ours["complete"].astype(bool) & ~ours["occasion_id"].duplicated(keep=False) & ~ours["participant_id"].isin(hidden)]
-    ours = ours[~ours["occasion_id"].isin(pairs["occasion_id"])].rename(columns={CONSUMED[config.target]: "predicted"})
-    both = ours.merge(told, on="occasion_id").pipe(lambda rows: rows[_finite(rows["predicted"]).notna()]).reindex(columns=list(_PAIR))
-    return pd.concat([pairs, both], ignore_index=True) if len(both) else pairs
+    amounts = rows[config.target].astype(float) * np.where(rows["amount_basis"] == AMOUNT_BASES[1], -1.0, 1.0)  # leftover
+    told: pd.Series[float] = amounts.groupby(rows["occasion_id"]).agg(lambda values: values.sum(skipna=False)).dropna().rename("truth")
+    return told
 
 
 def _people(truth: Truth) -> pd.DataFrame:
@@ -270,55 +313,31 @@ def _people(truth: Truth) -> pd.DataFrame:
     return people
 
 
-def _estimates(truth: Truth, pairs: Mapping[str, pd.DataFrame], config: ReportConfig) -> pd.DataFrame:
-    """Estimates of people, each beside the truth of the same item, occasion or day."""
+def _estimates(truth: Truth, items: pd.DataFrame, pairs: Mapping[str, pd.DataFrame], config: ReportConfig) -> tuple[pd.DataFrame, list[str]]:
+    """Estimates of people, each beside the truth of the same item, occasion or day, and how many there are without one."""
     table = truth.participant_estimates
     if table is None or not table.num_rows:
-        return _empty(_ESTIMATE)
+        return _empty(_ESTIMATE), []
     rows = table.to_pandas().rename(columns={config.target: "predicted"})
     rows = rows[rows["predicted"].notna()]
-    of_item = dict(zip(truth.truth_items["truth_item_id"].to_pylist(), truth.truth_items[config.target].to_pylist(), strict=True))
-    rows["truth"] = rows["truth_item_id"].map(of_item).astype(float)
+    told = {name: truth.truth_items[name].to_pylist() for name in ("truth_item_id", config.target)}
+    rows["truth"] = rows["truth_item_id"].map(dict(zip(*told.values(), strict=True))).astype(float)
+    who = [items.set_index("truth_item_id")["participant_id"], pairs["occasion"].drop_duplicates("occasion_id").set_index("occasion_id")["participant_id"]]
+    for key, names in zip(("truth_item_id", "occasion_id"), who, strict=True):
+        rows["participant_id"] = rows["participant_id"].astype(object).fillna(rows[key].map(names[names.index.notna()].to_dict()))
     for level, keys in (("occasion", ["occasion_id"]), ("day", _DAY)):
-        known = pairs[level].drop_duplicates(keys, keep=False).set_index(keys)["truth"]
+        known = pairs[level].drop_duplicates(keys, keep=False).set_index(keys)["truth"].astype(float)
+        if level == "occasion":  # what people say of a meal is held against its truth, whatever became of its photos
+            more = _whole_occasions(truth.truth_items, config)
+            known = pd.concat([known, more[~more.index.isin(pairs[level]["occasion_id"])]]) if len(known) else more
         mine = rows["level"] == level
         index = pd.MultiIndex.from_frame(rows.loc[mine, keys]) if len(keys) > 1 else pd.Index(rows.loc[mine, keys[0]])
         rows.loc[mine, "truth"] = known.reindex(index).to_numpy(float)
-    known_rows: pd.DataFrame = rows[rows["truth"].notna()].reindex(columns=list(_ESTIMATE)).reset_index(drop=True)
-    return known_rows
+    lost = int((~(rows["truth"] >= 0)).sum())
+    notes = [f"{lost} estimates of people are in no comparison: there is no truth of their item, meal or day."] if lost else []
+    return rows[rows["truth"] >= 0].reindex(columns=list(_ESTIMATE)).reset_index(drop=True), notes
 
 
 def _empty(columns: tuple[str, ...]) -> pd.DataFrame:
     numbers = ("truth", "predicted", "low", "high", "interval_level", "class_prob", "age_years", "height_cm", "weight_kg", "pal")
     return pd.DataFrame({name: pd.Series(dtype=float if name in numbers else object) for name in columns})
-
-
-def _labelled(evidence: Evidence) -> Evidence:
-    """The evidence with labels in place of the ids of participants, photos, meals and items; `keys` tells which is which."""
-    sides = [evidence, *([evidence.against] if evidence.against else [])]
-    frames = [
-        frame for side in sides for frame in (side.photos, side.items, *side.pairs.values(), side.occasions, side.days, side.participants, side.estimates)
-    ]
-    kinds = {"participant_id": "person", "image_id": "photo", "occasion_id": "meal", "item_id": "item", "truth_item_id": "truth", "rater_id": "rater"}
-    labels = {column: _labels(kind, [frame[column] for frame in frames if column in frame]) for column, kind in kinds.items()}
-    keys = pd.concat([pd.DataFrame({"kind": kinds[column], "label": list(names.values()), "id": list(names)}) for column, names in labels.items()])
-    shown, *others = (_relabelled(side, labels) for side in sides)
-    return replace(shown, keys=keys.reset_index(drop=True), against=others[0] if others else None)
-
-
-def _labels(kind: str, columns: list["pd.Series[Any]"]) -> dict[str, str]:
-    """Id to label; numbered in an order that the ids do not give away."""
-    ids = pd.unique(pd.concat(columns).dropna().astype(str)) if columns else []
-    order = sorted(ids, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode()).hexdigest())
-    width = len(str(len(order)))
-    return {name: f"{kind}-{place:0{width}d}" for place, name in enumerate(order, start=1)}
-
-
-def _relabelled(evidence: Evidence, labels: Mapping[str, Mapping[str, str]]) -> Evidence:
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        changed = {column: frame[column].map(names, na_action="ignore").astype(object) for column, names in labels.items() if column in frame}
-        dropped = [name for name in ("captured_at", "run_id", "given_item_id") if name in frame]
-        return frame.assign(**changed).drop(columns=dropped)
-
-    frames: dict[str, Any] = {name: change(getattr(evidence, name)) for name in ("photos", "items", "occasions", "days", "participants", "estimates")}
-    return replace(evidence, **frames, pairs={level: change(frame) for level, frame in evidence.pairs.items()})

@@ -47,12 +47,12 @@ def quarter_bands(values: NDArray[np.float64], unit: str) -> NDArray[np.object_]
 def large_enough(groups: NDArray[np.object_], participants: NDArray[np.object_], least: int) -> tuple[NDArray[np.object_], int]:
     """The groups (N,) with None where a group has fewer than `least` participants, and how many groups that were.
 
-    Where the hidden groups together have fewer than `least` as well, the next smallest is hidden too: the total less the others would tell them.
+    Where the hidden groups are of fewer than `least` people together as well, the next smallest is hidden too: the total less the others would tell them.
     """
     frame = pd.DataFrame({"group": groups, "participant": participants})
     people = frame.dropna(subset=["group"]).groupby("group")["participant"].nunique().sort_values(kind="stable")
     hidden = set(people.index[people < least])
-    if hidden and people[list(hidden)].sum() < least:
+    if hidden and frame.loc[frame["group"].isin(hidden), "participant"].nunique() < least:
         hidden |= set(people.index[len(hidden) : len(hidden) + 1])
     return np.array([None if group in hidden or pd.isna(group) else group for group in groups], dtype=object), len(hidden)
 

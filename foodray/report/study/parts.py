@@ -20,7 +20,7 @@ class Number:
     """A headline number: nothing is told without how many, of what, by which method and within which interval."""
 
     key: str
-    """Name in report.json, unique in its section, the unit at its end: mae_kcal."""
+    """Name in report.json, unique in the report, the unit at its end: item_mae_kcal."""
     title: str
     """What readers call it."""
     interval: Interval

@@ -16,7 +16,7 @@ from foodray.report.study.parts import Figure, Number, Section, Table
 from foodray.report.study.words import shown
 
 TITLE = "People and models as raters"
-MODEL, CROWD = "model (this run)", "median of all participants' estimates"
+MODEL, CROWD = "model (this run)", "median of participants"
 NAMES = {"participant": "participants", "dietitian": "dietitians", "llm": "language model", "other": "other raters"}
 SHARES = ("ep", "mape")
 PLAIN = ("icc", *SHARES)
@@ -59,7 +59,7 @@ def _name(role: str) -> str:
 def _rated(evidence: Evidence, level: str) -> pd.DataFrame:
     """Every estimate of a level with its truth, rater, role, and unit: the participant whose it is, else the item."""
     rows = evidence.estimates[evidence.estimates["level"] == level]
-    subject = rows[KEYS[level]].astype(str).agg("|".join, axis=1)
+    subject = _subjects(rows, level)
     people = rows.assign(subject=subject, unit=rows["participant_id"].where(rows["participant_id"].notna(), subject), role=rows["rater_role"])
     parts = [people, *_model(evidence, level, set(subject)), *_crowd(people)]
     return pd.concat([part[["predicted", "truth", "rater_id", "unit", "role"]] for part in parts], ignore_index=True)
@@ -78,13 +78,19 @@ def _agreement(every: pd.DataFrame, config: ReportConfig) -> list[RoleAgreement]
     )
 
 
+def _subjects(rows: pd.DataFrame, level: str) -> "pd.Series[str]":
+    """What each row is of, as text."""
+    keys = rows[KEYS[level]]
+    keys = keys.astype({"study_day": float}) if "study_day" in keys else keys  # a column with gaps holds 1.0, one without holds 1
+    return keys.astype(str).agg("|".join, axis=1)
+
+
 def _model(evidence: Evidence, level: str, subjects: set[str]) -> list[pd.DataFrame]:
     """The run's own estimates of what people rated."""
     pairs = evidence.pairs[level]
     if level == "item":
         pairs = pairs.merge(evidence.items[["item_id", "truth_item_id"]], on="item_id", how="left")
-    mine = pairs[KEYS[level]].astype(str).agg("|".join, axis=1) if len(pairs) else pd.Series(dtype=object)
-    pairs = pairs[mine.isin(subjects)]
+    pairs = pairs[_subjects(pairs, level).isin(subjects)] if len(pairs) else pairs
     return [pairs.assign(rater_id="run", unit=pairs["participant_id"], role=MODEL)] if len(pairs) else []
 
 
@@ -99,13 +105,13 @@ def _crowd(people: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _numbers(role: RoleAgreement, level: str, config: ReportConfig) -> list[Number]:
-    key = "crowd" if role.role == CROWD else "model" if role.role == MODEL else role.role
+    key = {MODEL: "model", CROWD: "crowd"}.get(role.role, role.role)
     end = config.target.rpartition("_")[2]
     told = {"mae": "MAE", "bias": "bias", "ep": "EP"}
     numbers = []
     for name, title in told.items():
         unit = "%" if name in SHARES else config.unit
-        interval = role.found[name].over_both
+        interval = replace(role.found[name].over_both, num_items=role.num_estimates, num_groups=role.num_items)
         what = (
             f"{STATISTICS[name].partition(',')[0]}; {METHOD if role.num_raters > 1 else METHOD.replace('raters and items, each drawn independently', 'items')}"
         )

@@ -44,7 +44,6 @@ HEADLINES = (
         "occasion_powered_{end}",
         "mean_day_kcal",
     ),
-    *(f"{level}_{role}_mae_{{end}}" for level in ("item", "occasion", "day") for role in ("participant", "crowd", "dietitian", "llm")),
 )
 """Numbers of the summary box, as far as they are there."""
 
@@ -54,15 +53,17 @@ def make_report(sources: Sources, config: ReportConfig, *, today: datetime.date 
     evidence = gather(sources, config)
     sections = _of_run(evidence, config) if evidence.run else [raters_section(evidence, config)]
     sections.append(methods_section(evidence, sections, config))
-    sections.append(checklists({*(section.key for section in sections if not section.missing), "dictionary"}))
+    if evidence.run:
+        sections.append(checklists({*(section.key for section in sections if not section.missing), "dictionary"}))
     sections.append(dictionary_section(sections))
     return Report(header=_header(evidence, sections, config, today), sections=tuple(sections), config=config, restricted=_restricted(evidence, config))
 
 
 def _of_run(evidence: Evidence, config: ReportConfig) -> list[Section]:
-    first = [flow_section, data_section] if len(evidence.photos) else []
+    """The sections that speak of a run."""
+    of_run = [flow_section, data_section] if len(evidence.photos) else []
     compared = [classification_section, portion_section, agreement_section, uncertainty_section, study_mean_section]
-    sections = [make(evidence, config) for make in (*first, *compared, intake_section, raters_section, subgroups_section)]
+    sections = [make(evidence, config) for make in (*of_run, *compared, intake_section, raters_section, subgroups_section)]
     sections += [failures_section(evidence, config, _reader(evidence)), change_section(evidence, config)]
     return [*sections, operations(evidence, config), model_card(evidence, config), reproducibility(evidence, config)]
 
@@ -101,14 +102,18 @@ def _lead(evidence: Evidence, config: ReportConfig) -> str:
 
 
 def _headlines(sections: list[Section], config: ReportConfig) -> list[Number]:
-    found = {number.key: number for section in sections for number in section.numbers}
+    told = [number for section in sections for number in section.numbers]
+    found = {number.key: number for number in told}
+    assert len(found) == len(told), "two numbers of one name"
     keys = [key.format(end=config.target.rpartition("_")[2]) for key in HEADLINES]
-    return [found[key] for key in keys if key in found and not (key.endswith(f"powered_{config.target.rpartition('_')[2]}") and _all_coded(found[key], found))]
+    if not any(key in found for key in keys):
+        keys = [key for key in found if "_mae_" in key or key.endswith("_ep")]
+    return [found[key] for key in keys if key in found and not _all_coded(found[key], found)]
 
 
-def _all_coded(corrected: Number, found: dict[str, Number]) -> bool:
-    """Whether the corrected mean is that of the truths, as all rows are coded: it is no headline then."""
-    return corrected.interval.num_items == found[corrected.key.replace("powered", "truths")].interval.num_items
+def _all_coded(one: Number, found: dict[str, Number]) -> bool:
+    """Whether it is a corrected mean that is that of the truths, as all rows are coded: no headline then."""
+    return "_powered_" in one.key and one.interval.num_items == found[one.key.replace("powered", "truths")].interval.num_items
 
 
 def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:

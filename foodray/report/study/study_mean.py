@@ -12,7 +12,7 @@ from foodray.report.statistics.review import review_ranking
 from foodray.report.study import plots
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
-from foodray.report.study.gather import CONSUMED
+from foodray.report.study.gather import CONSUMED, whole
 from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number, only
 from foodray.report.study.parts import Number, Section, Table
 
@@ -56,7 +56,7 @@ def _rows(evidence: Evidence, level: str, column: str, config: ReportConfig) -> 
     """Complete rows of the run with their score, and their truth where they are coded."""
     keys = ["participant_id", "study_day", "occasion_id"] if level == "occasion" else ["participant_id", "study_day"]
     of_run = evidence.occasions if level == "occasion" else evidence.days
-    held = of_run[of_run["complete"].astype(bool) & of_run[column].notna()]
+    held = of_run[whole(of_run, config)]
     if not config.include_seen:
         seen = set(evidence.photos.loc[evidence.photos["seen"].notna(), "participant_id"])
         held = held[~held["participant_id"].isin(seen)]

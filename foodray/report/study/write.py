@@ -49,8 +49,7 @@ class Report:
 
 def write_report(store: Store, report: Report) -> dict[str, str]:
     """Write a report and return the SHA-256 of each file. Raises `ExistsError`, before anything is written, where the store holds a file."""
-    if there := store.list():
-        raise ExistsError(f"{store.uri(there[0])} already exists; choose an empty folder for the report, foodray does not replace one")
+    refuse_taken(store)
     if not report.config.show_ids:
         report = replace(report, sections=tuple(_without_ids(section) for section in report.sections))
     files = _files(report)
@@ -60,6 +59,12 @@ def write_report(store: Store, report: Report) -> dict[str, str]:
     entries = {key: {"sha256": digests[key], "num_bytes": len(data)} for key, data in files.items()}
     store.write("manifest.json", _json({"schema_version": SCHEMA_VERSION, "files": entries}))
     return digests
+
+
+def refuse_taken(store: Store) -> None:
+    """Raise `ExistsError` where the store holds a file: worth knowing before the report is computed."""
+    if there := store.list():
+        raise ExistsError(f"{store.uri(there[0])} already exists; choose an empty folder for the report, foodray does not replace one")
 
 
 def report_json(report: Report) -> dict[str, Any]:
