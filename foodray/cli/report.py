@@ -23,7 +23,7 @@ def report(arguments: list[str]) -> None:
     from foodray.report.study.config import ReportConfig
     from foodray.report.study.gather import Sources
     from foodray.report.study.report import make_report
-    from foodray.report.study.words import estimate_words, interval_words
+    from foodray.report.study.words import counted, estimate_words, interval_words
     from foodray.report.study.write import refuse_taken, write_report
     from foodray.storage.store import Store
 
@@ -50,9 +50,9 @@ def report(arguments: list[str]) -> None:
         print(f"note: {note}")
     for one in made.header.headlines:
         count = (
-            f"{one.interval.num_items:,} {one.level}s, {one.interval.num_groups:,} participants"
+            f"{counted(one.interval.num_items, one.level)}, {counted(one.interval.num_groups, one.group)}"
             if one.level != "participant"
-            else f"{one.interval.num_groups:,} participants"
+            else counted(one.interval.num_groups, one.group)
         )
         print(f"{one.title:38s} {estimate_words(one):>12s}   {one.interval.level:.0%}: {interval_words(one.interval, one.unit)}   ({count})")
     print(f"\nreport       {store.uri('index.html')}")

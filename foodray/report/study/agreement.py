@@ -15,7 +15,7 @@ from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
 from foodray.report.study.numbers import ROW_LEVELS, arrays, number, resampling
 from foodray.report.study.parts import Figure, Number, Section, Table
-from foodray.report.study.words import shown
+from foodray.report.study.words import p_words, shown
 
 TITLE = "Agreement, reliability and equivalence"
 LEAST_PARTICIPANTS = 3
@@ -89,7 +89,7 @@ def _limits(found: BlandAltman, level: str, config: ReportConfig) -> list[Number
     for name, title in titles.items():
         note = f"{found.num_left_out} rows of zero or below left out" if found.is_ratio and found.num_left_out else ""
         if name == "slope":
-            note = "; ".join(filter(None, (note, f"p = {found.slope_p:.2g} (cluster-robust)")))
+            note = "; ".join(filter(None, (note, f"p {p_words(found.slope_p)} (cluster-robust)" if np.isfinite(found.slope_p) else "")))
         elif found.is_ratio:
             title = "mean ratio" if name == "bias" else f"{title}, ratio"
         what = WHAT[name].replace("prediction - truth", "log prediction - log truth") if found.is_ratio else WHAT[name]
@@ -149,7 +149,8 @@ def _reliability(pairs: pd.DataFrame, level: str, config: ReportConfig) -> list[
     rated = icc(np.stack([truth, predicted], axis=1), people, how=how)
     found: dict[str, Interval | None] = {"icc": rated.icc, **vars(correlations(truth, predicted, people, how=how))}
     titles = {"icc": "ICC(A,1)", "ccc": "CCC", "pearson": "Pearson r", "spearman": "Spearman rho", "between_people": "correlation of usual values"}
-    notes = {"icc": f"F interval, which takes rows as independent: {rated.low_f:.2f} to {rated.high_f:.2f}"}
+    rows_alone = f"F interval, which takes rows as independent: {shown(rated.low_f, width=1)} to {shown(rated.high_f, width=1)}"
+    notes = {"icc": rows_alone if np.isfinite([rated.low_f, rated.high_f]).all() else ""}
     return [
         number(f"{level}_{name}", f"{titles[name]}, by {level}", interval, level=level, what=WHAT[name], note=notes.get(name, ""))
         for name, interval in found.items()
@@ -214,7 +215,7 @@ def _verdict(tests: list[tuple[str, Equivalence]], config: ReportConfig) -> str:
     level, test = tests[-1]
     words = "equivalent" if test.is_equivalent else "not shown to be equivalent"
     return (
-        f"By {level} the mean of the predictions is {words} to the truth within {config.equivalence_bound_percent:g} % ({shown(test.bound, config.unit)}), p = "
-        f"{test.p:.2g}. The bound is an input and should have been fixed before the data were seen; means that are equivalent say nothing of single rows, "
+        f"By {level} the mean of the predictions is {words} to the truth within {config.equivalence_bound_percent:g} % ({shown(test.bound, config.unit)}), p "
+        f"{p_words(test.p)}. The bound is an input and should have been fixed before the data were seen; means that are equivalent say nothing of single rows, "
         "for which the limits of agreement are."
     )

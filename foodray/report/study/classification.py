@@ -15,6 +15,8 @@ from foodray.report.study.numbers import interval_cells, interval_columns, numbe
 from foodray.report.study.parts import Figure, Number, Section, Table
 
 TITLE = "Naming the food"
+_MOST_NAMED = 20
+"""Classes that a sentence lists."""
 WHAT = {
     "top1": ("top-1 accuracy", "%", "share of items whose class is right"),
     "top5": ("top-5 accuracy", "%", "share of items whose class is among the five likeliest"),
@@ -53,7 +55,8 @@ def classification_section(evidence: Evidence, config: ReportConfig) -> Section:
         text.append("The calibration error depends on its bins, and chance alone keeps it above 0; the diagram shows where it comes from.")
     unnamed = sorted(set(truth) - set(given))
     if unnamed:
-        text.append(f"Never named by the model: {', '.join(str(name) for name in unnamed)}.")
+        more = f" and {len(unnamed) - _MOST_NAMED:,} more" if len(unnamed) > _MOST_NAMED else ""
+        text.append(f"Never named by the model: {', '.join(str(name) for name in unnamed[:_MOST_NAMED])}{more}.")
     return Section(key="classification", title=TITLE, text=tuple(text), numbers=tuple(numbers), tables=tuple(tables), figures=tuple(figures))
 
 
@@ -138,8 +141,8 @@ def _confused(found: Classification) -> Table:
 
 def _bins(found: Reliability) -> Table:
     meanings = {
-        "probability_low": "lower edge of the bin",
-        "probability_high": "upper edge of the bin",
+        "bin_low": "lower edge of the bin",
+        "bin_high": "upper edge of the bin",
         "num_items": "items in it",
         "probability": "mean probability of the named class",
         "accuracy": "share whose class is right",

@@ -151,7 +151,7 @@ def _quality_table(photos: pd.DataFrame, config: ReportConfig) -> Table:
         "low": "5th percentile",
         "high": "95th percentile",
     }
-    note = "" if len(expected) else "No marker was expected in any photo."
+    note = "" if len(expected) else "It is not told of any photo whether a marker was found; a scale is then that of the manifest."
     return Table(key="quality", title="Quality of the photos", frame=pd.DataFrame(rows, columns=list(meanings)), meanings=meanings, note=note)
 
 

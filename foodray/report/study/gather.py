@@ -64,7 +64,7 @@ class Sources:
 def whole(frame: pd.DataFrame, config: ReportConfig) -> "pd.Series[bool]":
     """Which rows of occasions or days are complete and have a sum of the target; for mass it does not matter whether energy is known."""
     complete = frame["complete"].astype(bool) if config.target == "energy_kcal" else frame["flags"].map(_LACKING.isdisjoint).astype(bool)
-    return complete & frame[CONSUMED[config.target]].notna()
+    return complete & _finite(frame[CONSUMED[config.target]]).notna()
 
 
 def gather(sources: Sources, config: ReportConfig) -> Evidence:
@@ -157,8 +157,8 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFr
         photos=photos,
         items=items,
         pairs=pairs,
-        occasions=tables["occasions"].to_pandas(),
-        days=tables["days"].to_pandas(),
+        occasions=_without_infinite(tables["occasions"].to_pandas()),
+        days=_without_infinite(tables["days"].to_pandas()),
         participants=_people(truth),
         estimates=estimates,
         run=info,
@@ -233,8 +233,8 @@ def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -
     found = link_items(tables, truth.truth_items, truth.foods)
     unit = config.target.rpartition("_")[2]
     stem = config.target.removesuffix(f"_{unit}")
-    found["predicted"], found["truth"] = found[config.target].astype(float), found[f"truth_{config.target}"].astype(float)
-    found["low"], found["high"] = found[f"{stem}_lo_{unit}"].astype(float), found[f"{stem}_hi_{unit}"].astype(float)
+    named = {"predicted": config.target, "truth": f"truth_{config.target}", "low": f"{stem}_lo_{unit}", "high": f"{stem}_hi_{unit}"}
+    found = found.assign(**{name: _finite(found[column]) for name, column in named.items()}, energy_kcal=_finite(found["energy_kcal"]))
     found["interval_level"] = found["interval_level"].astype(float).where(found["low"].notna())
     open_pair = found["left_out"].isna()
     found.loc[open_pair & found["predicted"].isna(), "left_out"] = "prediction_unknown"
@@ -242,13 +242,24 @@ def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -
     return found.reindex(columns=list(_ITEM))
 
 
+def _finite(column: "pd.Series[Any]") -> "pd.Series[float]":
+    """The numbers of a column, nan for what is none: a model that diverged may give infinite amounts."""
+    numbers = column.astype(float)
+    return numbers.where(np.isfinite(numbers))
+
+
+def _without_infinite(sums: pd.DataFrame) -> pd.DataFrame:
+    """Occasions or days with infinite sums taken as unknown."""
+    return sums.assign(**{name: _finite(sums[name]) for name in CONSUMED.values() if name in sums})
+
+
 def _about_boxes(items: pd.DataFrame) -> list[str]:
     drawn = int((items["box_source"] == "manifest").sum())
     if not drawn:
         return []
     return [
-        f"The boxes of {drawn} of {int(items['item_id'].notna().sum())} items were drawn by people and given to the models: finding the foods is not part of "
-        "what these numbers measure, and the intervals hold for such boxes alone."
+        f"The boxes of {drawn:,} of {int(items['item_id'].notna().sum()):,} items were drawn by people and given to the models: finding these foods is not "
+        "part of what the numbers measure, and intervals of portions promise nothing for other boxes."
     ]
 
 

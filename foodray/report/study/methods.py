@@ -6,6 +6,7 @@ from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
 from foodray.report.study.parts import Section, Table
 from foodray.report.study.study_mean import REVIEW_NOTE
+from foodray.report.study.words import percent
 
 TRUTH = {
     "weighed": "weighed",
@@ -38,16 +39,26 @@ def _paragraphs(evidence: Evidence, config: ReportConfig) -> tuple[str, ...]:
             f"True amounts were {told}. Items of the run were linked to true ones by the identity of their box, else by overlap (intersection over union of "
             "at least one half, largest first), else where a photograph shows a single item. True amounts were summed to meals and days exactly as the scores."
         )
-    seen = "kept in" if config.include_seen else "left out of every comparison with truth"
-    text.append(
-        f"Intervals are of {config.confidence:.0%} and take the participant as the unit: participants are drawn with replacement ({config.num_resamples:,} "
-        f"draws, seed {config.seed}), never items, for items of one person resemble each other. Groups of fewer than {config.min_cell} participants are not "
-        f"told apart. Participants on whom a model was trained or calibrated were {seen}. Equivalence was tested with two one-sided tests within "
-        f"{config.equivalence_bound_percent:g} % of the mean truth. No correction was made for the number of comparisons."
-    )
+    if evidence.run:
+        text.append(_of_intervals(config))
+    if len(evidence.estimates):
+        text.append(
+            f"Estimates of further raters were compared with the same truths. Intervals of {percent(config.confidence)} draw raters and what they rated "
+            f"independently of each other ({config.num_resamples:,} draws, seed {config.seed}). No correction was made for the number of comparisons."
+        )
     if evidence.run:
         text.append(f"Photographs were ranked for review by: {REVIEW_NOTE}.")
     return tuple(text)
+
+
+def _of_intervals(config: ReportConfig) -> str:
+    seen = "kept in" if config.include_seen else "left out of every comparison with truth"
+    return (
+        f"Intervals are of {percent(config.confidence)} and take the participant as the unit: they are drawn with replacement ({config.num_resamples:,} "
+        f"draws, fewer where rows are many, seed {config.seed}), never items, for items of one person resemble each other. Groups of fewer than "
+        f"{config.min_cell} participants are not told apart. Participants on whom a model was trained or calibrated were {seen}. Equivalence was tested with "
+        f"two one-sided tests within {config.equivalence_bound_percent:g} % of the mean truth. No correction was made for the number of comparisons."
+    )
 
 
 def _of_scoring(evidence: Evidence) -> str:

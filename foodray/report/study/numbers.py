@@ -64,9 +64,14 @@ def only(groups: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[np.object_]:
 
 def interval_columns(name: str, meaning: str) -> dict[str, str]:
     """Names and meanings of the columns of an interval."""
+    low, high = interval_ends(name)
+    return {name: meaning, low: "lower end of its interval", high: "upper end of its interval"}
+
+
+def interval_ends(name: str) -> tuple[str, str]:
+    """Names of the columns with the ends of an estimate's interval."""
     stem, _, unit = name.rpartition("_")
-    ends = (f"{stem}_low_{unit}", f"{stem}_high_{unit}") if unit in ("kcal", "g", "ml") else (f"{name}_low", f"{name}_high")
-    return {name: meaning, ends[0]: "lower end of its interval", ends[1]: "upper end of its interval"}
+    return (f"{stem}_low_{unit}", f"{stem}_high_{unit}") if unit in ("kcal", "g", "ml") else (f"{name}_low", f"{name}_high")
 
 
 def interval_cells(name: str, interval: Interval | None) -> dict[str, Any]:

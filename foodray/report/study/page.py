@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from foodray.report.study import words
+from foodray.report.study.numbers import interval_ends
 from foodray.report.study.parts import Figure, Number, Section, Table
 from foodray.scoring.dictionary import unit
 
@@ -126,10 +127,12 @@ def _jpeg(data: bytes) -> str:
 
 def _shown_table(table: Table) -> _Table:
     frame = table.frame.head(table.most_rows)
-    cells = [words.cells(frame[name]) for name in frame.columns]
+    ends = {name: interval_ends(name) for name in map(str, frame.columns) if set(interval_ends(name)) <= set(frame.columns)}
+    names = [name for name in map(str, frame.columns) if name not in {end for pair in ends.values() for end in pair}]
+    cells = [words.cells_with_ends(*(frame[column] for column in (name, *ends[name]))) if name in ends else words.cells(frame[name]) for name in names]
     columns = []
-    for name, texts in zip(map(str, frame.columns), cells, strict=True):
-        kind = "right" if words.is_number(frame[name]) else "long" if max(map(len, texts), default=0) > _LONG else ""
+    for name, texts in zip(names, cells, strict=True):
+        kind = "right" if words.is_number(frame[name]) or name in ends else "long" if max(map(len, texts), default=0) > _LONG else ""
         columns.append(_Column(words=words.column_words(name, unit(name)), unit=unit(name) or "", meaning=table.meanings.get(name, ""), kind=kind))
     rows = list(zip(*cells, strict=True))
     return _Table(table=table, columns=columns, rows=rows, num_rows=len(table.frame), is_open=len(rows) <= _OPEN_ROWS)

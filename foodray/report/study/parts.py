@@ -33,6 +33,8 @@ class Number:
     """How estimate and interval are made, with the source."""
     note: str = ""
     """What a reader must know: too few participants, a denominator, zero truths left out."""
+    group: str = "participant"
+    """What the interval's `num_groups` counts: participants, or raters."""
 
 
 @dataclass(frozen=True, kw_only=True)

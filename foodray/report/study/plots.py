@@ -197,7 +197,7 @@ def _points(axes: Axes, x: Array, y: Array, participant: NDArray[np.object_], *,
         found = axes.hexbin(x, y, gridsize=_GRID, mincnt=1, visible=False, **scales)  # type: ignore[arg-type]
         counts = np.asarray(found.get_array(), np.float64)
         # Six shades: each hexagon is filled with one colour at an opacity, which suits light and dark pages alike.
-        shade = np.ceil(6 * np.log1p(counts) / np.log1p(counts.max())) / 6
+        shade = np.minimum(1, np.ceil(6 * np.log1p(counts) / np.log1p(counts.max())) / 6)  # the quotient of equal logarithms may be above 1
         found.set(visible=True, array=None, facecolor=[(*_rgb(ACCENT), 0.15 + 0.8 * value) for value in shade], edgecolor="none")
         return
     _, number = np.unique(participant.astype(str), return_inverse=True)

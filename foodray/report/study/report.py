@@ -108,7 +108,12 @@ def _headlines(sections: list[Section], config: ReportConfig) -> list[Number]:
     keys = [key.format(end=config.target.rpartition("_")[2]) for key in HEADLINES]
     if not any(key in found for key in keys):
         keys = [key for key in found if "_mae_" in key or key.endswith("_ep")]
-    return [found[key] for key in keys if key in found]
+    return [found[key] for key in keys if key in found and not _all_coded(found[key], found)]
+
+
+def _all_coded(one: Number, found: dict[str, Number]) -> bool:
+    """Whether it is a corrected mean that is that of the truths, as all rows are coded: no headline then."""
+    return "_powered_" in one.key and one.interval.num_items == found[one.key.replace("powered", "truths")].interval.num_items
 
 
 def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:

@@ -34,7 +34,8 @@ def study_mean_section(evidence: Evidence, config: ReportConfig) -> Section:
     text = [
         f"{num_coded:,} of {len(rows):,} complete {level}s are coded. The mean of the scores carries the model's bias, and its interval does not know "
         f"of it; the mean of "
-        "the truths is unbiased and wide. The corrected mean joins both: unbiased whatever the model does, and narrower the better the model is.",
+        "the truths is wide. The corrected mean joins both: where the coded were drawn at random it is unbiased whatever the model does, and narrower the "
+        "better the model is.",
         *(f"{note[0].upper()}{note[1:]}." for note in found.notes),
     ]
     if num_coded == len(rows):
@@ -71,7 +72,8 @@ def _numbers(found: Powered, level: str, config: ReportConfig) -> list[Number]:
         "truths": ("mean of the truths alone", found.truths, t),
         "scores": ("mean of the scores alone", found.scores, f"{t}; it does not cover the model's bias"),
     }
-    note = f"share of the scores used {found.tuning:.2f}; interval of the truths alone {found.gain:.2f} times as wide"
+    note = f"share of the scores used {found.tuning:.2f}"
+    note += f"; interval of the truths alone {found.gain:.2f} times as wide" if np.isfinite(found.gain) else ""
     return [
         number(f"{level}_{name}_{end}", f"{title}, by {level}", interval, level=level, unit=config.unit, what=what, note=note if name == "powered" else "")
         for name, (title, interval, what) in told.items()

@@ -9,6 +9,7 @@ from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
 from foodray.report.study.numbers import ROW_LEVELS, arrays, large_enough, number, quarter_bands, resampling, table_by
 from foodray.report.study.parts import Figure, Number, Section, Table
+from foodray.report.study.words import percent
 
 TITLE = "Intervals of the portions"
 
@@ -41,10 +42,22 @@ def uncertainty_section(evidence: Evidence, config: ReportConfig) -> Section:
             key="uncertainty", title=TITLE, missing="The run gives no intervals for rows with truth: its model had too few participants to fit them on."
         )
     text = (
-        "An interval of level 90 % should hold nine truths of ten as a whole; that it does so for each class, amount or person is not promised by how it was "
-        "fitted (split conformal, one row a participant), so each is shown.",
+        "Intervals of a nominal level should hold that share of the truths as a whole; that they do so for each class, amount or person is not promised by how "
+        "they were fitted (split conformal, one row a participant), so each is shown.",
+        *_boxes(evidence),
     )
     return Section(key="uncertainty", title=TITLE, text=text, numbers=tuple(numbers), tables=tuple(tables), figures=tuple(figures))
+
+
+def _boxes(evidence: Evidence) -> list[str]:
+    """Whose boxes the intervals are of: they were fitted on boxes that people drew."""
+    pairs = evidence.pairs["item"]
+    mine = evidence.items[evidence.items["item_id"].isin(pairs.loc[pairs["low"].notna(), "item_id"])]
+    found = int((mine["box_source"] != "manifest").sum())
+    if not len(mine):
+        return []
+    whose = f"{found:,} of the {len(mine):,} items compared here have another box, found by a model or the photo as a whole" if found else "as all here are"
+    return [f"Intervals of items were fitted on boxes that people drew, {whose}. For boxes found by a model they promise nothing."]
 
 
 def _coverage(pairs: pd.DataFrame, level: str, nominal: float, config: ReportConfig) -> tuple[Coverage, dict[str, int]]:
@@ -66,7 +79,7 @@ def _numbers(found: Coverage, level: str, config: ReportConfig) -> list[Number]:
         f"{name}_above": ("truths above their interval", found.above, "%", "share of rows"),
         f"{name}_width_{end}": ("mean width", found.mean_width, config.unit, "mean of upper less lower end"),
     }
-    note = f"nominal {found.nominal:.0%}" + (f"; {found.num_without} rows without an interval left out" if found.num_without else "")
+    note = f"nominal {percent(found.nominal)}" + (f"; {found.num_without} rows without an interval left out" if found.num_without else "")
     return [number(key, f"{title}, by {level}", interval, level=level, unit=unit, what=what, note=note) for key, (title, interval, unit, what) in told.items()]
 
 
@@ -77,7 +90,7 @@ def _tables(found: Coverage, level: str, hidden: dict[str, int], config: ReportC
     return [
         table_by(
             f"coverage_{level}_{round(100 * found.nominal)}_by_{by}",
-            f"Coverage of {found.nominal:.0%} intervals by {words[by]}, {level}s",
+            f"Coverage of {percent(found.nominal)} intervals by {words[by]}, {level}s",
             {"covered": of, f"width_{end}": found.width_by[by]},
             by=by,
             by_meaning=words[by],

@@ -11,7 +11,7 @@ from foodray.report.intervals import Interval
 from foodray.report.study.parts import Number
 
 ABSENT = "—"
-PLURALS = {"item": "items", "photo": "photos", "occasion": "occasions", "day": "days", "participant": "participants"}
+PLURALS = {"item": "items", "photo": "photos", "occasion": "occasions", "day": "days", "participant": "participants", "rater": "raters"}
 
 
 def shown(value: float, unit: str = "", *, width: float = math.nan) -> str:
@@ -44,6 +44,11 @@ def interval_in_words(interval: Interval, unit: str = "") -> str:
     return f"{estimate} ({percent(interval.level)} interval {interval_words(interval, unit)})"
 
 
+def p_words(p: float) -> str:
+    """A p value with its sign, "= 0.03"; one that is smaller than anybody can rely on as "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
 def percent(level: float) -> str:
     """A nominal level, 0 to 1."""
     return f"{level * 100:.10g} %"
@@ -74,6 +79,19 @@ def cells(column: "pd.Series[Any]") -> list[str]:
     whole = pd.api.types.is_integer_dtype(column) or (len(sizes) > 0 and bool(np.all(sizes == np.round(sizes))))
     decimals = 0 if whole or not len(sizes) else _decimals(float(np.median(sizes)), math.nan)
     return [_fixed(value, decimals) if math.isfinite(value) else ABSENT for value in values]
+
+
+def cells_with_ends(estimates: "pd.Series[Any]", lows: "pd.Series[Any]", highs: "pd.Series[Any]") -> list[str]:
+    """Estimates with the ends of their intervals in one cell each, "62 (39 to 117)"; the estimate alone where there is no interval."""
+    values = np.stack([pd.to_numeric(column).to_numpy(np.float64, na_value=np.nan) for column in (estimates, lows, highs)], axis=1)
+    return [_with_ends(*(float(value) for value in row)) for row in values]
+
+
+def _with_ends(estimate: float, low: float, high: float) -> str:
+    if not (math.isfinite(estimate) and math.isfinite(low) and math.isfinite(high)):
+        return shown(estimate)
+    decimals = _decimals(estimate, high - low)
+    return f"{_fixed(estimate, decimals)} ({_fixed(low, decimals)} to {_fixed(high, decimals)})"
 
 
 def is_number(column: "pd.Series[Any]") -> bool:
