@@ -8,8 +8,9 @@ import tyro
 _HELP = """Write the study report of a scored run: one page that needs no network (index.html), every number as report.json, a CSV a table.
 
 RUN is a folder of foodray score or analyze. Truth is what the scored study holds, or what --truth names: a study package, or a truth_items table a
-dietitian filled in; participants and foods that such a place lacks are the study's. Participants on whom a model of the run was trained or calibrated are left out of every comparison with truth. Without RUN,
---truth names a package with truth_items and participant_estimates, and people are compared alone.
+dietitian filled in; participants and foods that such a place lacks are the study's. Participants on whom a model of the run was trained or calibrated
+are left out of every comparison with truth. Without RUN, --truth names a package with truth_items and participant_estimates, and people are compared
+alone.
 OUT/restricted tells who is who and which photos to review: keep it in the study. --config FILE reads settings from a JSON file."""
 
 
