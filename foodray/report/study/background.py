@@ -62,6 +62,7 @@ def reproducibility(evidence: Evidence, config: ReportConfig) -> Section:
         **{f"version of {name}": version for name, version in run.get("lineage", {}).items()},
         "seed of the report's resampling": config.seed,
     }
+    known = {name: value for name, value in known.items() if value is not None}
     settings = [{"setting": name, "value": json.dumps(value)} for name, value in _flat(run.get("config", {}))]
     return Section(
         key="reproducibility",

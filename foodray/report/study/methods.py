@@ -64,9 +64,10 @@ def _of_intervals(config: ReportConfig) -> str:
 def _of_scoring(evidence: Evidence) -> str:
     photos, run = evidence.photos, evidence.run
     models = ", ".join(f"{model.get('task')} (weights {str(model.get('weights_sha256'))[:12]})" for model in run.get("models", []))
+    version = run.get("lineage", {}).get("foodray", "")
     return (
         f"Photographs ({len(photos):,} of {photos['participant_id'].nunique():,} participants) were scored with foodray "
-        f"{run.get('lineage', {}).get('foodray')} using the models {models}. Each photograph was scored once or quarantined with a reason. Energy of a meal is "
+        f"{version}{f' using the models {models}' if models else ''}. Each photograph was scored once or quarantined with a reason. Energy of a meal is "
         "that of photographs before it, views of one serving averaged, less that of photographs after it; where no photograph was taken after a meal all "
         "was taken as eaten. Days and meals count as complete where every photograph was scored and every item has an energy."
     )

@@ -74,7 +74,7 @@ def _header(evidence: Evidence, sections: list[Section], config: ReportConfig, t
         ("study", str(run.get("study", "")).rstrip("/").rpartition("/")[2]),
         ("run", str(run.get("run_id", ""))),
         ("models", ", ".join(str(model.get("task")) for model in run.get("models", []))),
-        ("code", f"foodray {run.get('lineage', {}).get('foodray')}" if run else ""),
+        ("code", f"foodray {run.get('lineage', {}).get('foodray', '')}".strip() if run else ""),
         ("manifest", str(run.get("manifest_sha256", ""))[:12]),
         ("target", f"{config.target.removesuffix('_' + config.target.rpartition('_')[2])} in {config.unit}"),
         ("date", (today or datetime.datetime.now(datetime.UTC).date()).isoformat()),
