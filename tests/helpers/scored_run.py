@@ -98,7 +98,8 @@ def write_run(folder: Path, photos: pd.DataFrame, items: pd.DataFrame, people: p
     for table, rows in tables.items():
         run.write(f"tables/{table}.parquet", parquet_bytes(rows))
     run.write("tables/datapackage.json", b"{}")
-    info = {"run_id": name, "study": str(folder / "study"), "accounting": {"manifest": len(photos)}, "models": [], "submissions": [], "lineage": {}}
+    info = {"run_id": name, "study": str(folder / "study"), "accounting": {"manifest": len(photos)}, "models": [], "submissions": []}
+    info |= {"fingerprint": "0" * 64, "manifest_sha256": "0" * 64, "lineage": {"foodray": "0.1.0"}}
     run.write("run.json", json.dumps(info).encode())
     return Sources(run=str(folder / name))
 

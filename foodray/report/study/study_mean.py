@@ -100,7 +100,7 @@ def _by_group(rows: pd.DataFrame, evidence: Evidence, level: str, config: Report
         coded_only = only(groups, np.isfinite(truth))
         coded_enough, _ = large_enough(coded_only, who, config.min_cell)
         shown, few = large_enough(only(groups, np.ones(len(groups), bool)), who, config.min_cell)
-        shown = np.array([group if group in set(coded_enough) - {None} else None for group in shown], dtype=object)
+        shown = only(shown, pd.Series(shown).isin(pd.unique(coded_enough)).to_numpy(bool))
         hidden += few
         for name, one in powered_means_by(shown, truth, score, who, level=config.confidence).items():
             found.append(_group_row(kind, name, one, end))
