@@ -148,6 +148,7 @@ def _structs(rows: pd.DataFrame) -> pa.StructArray:
     amounts = {"energy_kcal": rows["predicted"], "energy_lo_kcal": rows["low"], "energy_hi_kcal": rows["high"]}
     held = {**boxes, **named, **amounts, **{name: rows[name] for name in ("class_name", "class_prob", "interval_level")}}
     arrays = [pa.array(held[field.name], field.type, from_pandas=True) if field.name in held else pa.nulls(num, field.type) for field in schema]
+    arrays = [array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array for array in arrays]  # pandas' own text comes in chunks
     arrays[schema.get_field_index("topk")] = _listed(rows)
     return pa.StructArray.from_arrays(arrays, fields=list(schema))
 
