@@ -1,5 +1,6 @@
 """The runs of Table 1: rows times seeds side by side, each an ordinary run, finished ones left alone."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_a_run_that_fails_is_named_when_the_others_are_finished(config: Table1Co
     named = replace(config, name="in-the-way")
     finished = Path(config.results, "in-the-way", "classification-0")
     shutil.copytree(done[0]["classification"][0].store.root, finished)
-    (finished / "config.json").write_text((finished / "config.json").read_text().replace("/table1", "/in-the-way"))
+    settings = json.loads((finished / "config.json").read_text())
+    (finished / "config.json").write_text(json.dumps({**settings, "results": str(finished.parent)}))
     Store(f"{config.results}/in-the-way/portion-0").write("config.json", b"{}")
     with pytest.raises(ClusterError, match=r"1 of 2 runs failed, the others are finished: portion-0: .*other settings"):
         train_table1(named)
