@@ -161,7 +161,10 @@ def test_every_command_explains_itself(command: str, said: Callable[[list[str]],
 def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
-    assert "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,export,score,diff,report,analyze,serve,keys}" in text
+    assert (
+        "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,export,score,diff,report,analyze,serve,keys}"
+        in text
+    )
 
 
 def sentences(kind: type) -> dict[str, str]:

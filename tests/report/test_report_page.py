@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from chromium import CHROMIUM, FLAGS
 from evidence_frames import make_evidence
 from PIL import Image
 
@@ -283,18 +283,6 @@ def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 # ---- in a real browser
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import csv
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, FLAGS
 from review_endpoint import Endpoint, photo, serving
 from review_helpers import VERSIONS, answer, item, key, on, save
 
@@ -18,18 +18,7 @@ from foodray.corpus.masks import rle_text
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser; install the extra dev")
 expect = sync_api.expect
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 Page = Any
 Open = Callable[..., Page]
 
