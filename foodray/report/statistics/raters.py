@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from foodray.report.intervals import Interval
+from foodray.report.statistics.clusters import Interval, expanded_tail
 
 Floats = NDArray[np.float64]
 
@@ -204,6 +203,6 @@ def _ends(draws: Floats | None, level: float, fewest: int) -> tuple[float, float
     """Ends of the expanded percentile interval; nan where less than two things were drawn, or where draws have no value."""
     if draws is None or fewest < 2 or not np.isfinite(draws).any():
         return float("nan"), float("nan")
-    tail = stats.norm.cdf(-((fewest / (fewest - 1)) ** 0.5) * stats.t.ppf((1 + level) / 2, fewest - 1))
+    tail = expanded_tail(fewest, level)
     low, high = np.nanquantile(np.where(np.isfinite(draws), draws, np.nan), [tail, 1 - tail])
     return float(low), float(high)

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import beta, norm, t
+from scipy.stats import beta, t
 
-from foodray.report.statistics.clusters import Clusters, Floats, Interval, Resampling, draw_counts, few_note, no_interval
+from foodray.report.statistics.clusters import Clusters, Floats, Interval, Resampling, draw_counts, expanded_tail, few_note, no_interval
 
 LEAST_STUDENTIZED = 6
 """Below so many a draw is made of too few people for a standard error of its own."""
@@ -239,7 +239,7 @@ def _row_ends(value: float, draws: Floats, num_groups: int, level: float, centre
     wide = student * float(draws.std(ddof=1)) * np.sqrt(num_groups / (num_groups - 1))
     if centred:
         return float(value - wide), float(value + wide)
-    outer = norm.cdf(-np.sqrt(num_groups / (num_groups - 1)) * student)
+    outer = expanded_tail(num_groups, level)
     low, high = np.quantile(draws, [outer, 1 - outer])
     return float(min(low, value - wide)), float(max(high, value + wide))
 

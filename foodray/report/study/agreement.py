@@ -97,7 +97,7 @@ def _limits(found: BlandAltman, level: str, config: ReportConfig) -> list[Number
             continue
         unit = "" if name == "slope" or found.is_ratio else config.unit
         word = "difference" if name == "bias" and not found.is_ratio else name  # the bias of rows is among the errors of portions
-        key = f"{level}_{'ratio_' if found.is_ratio else ''}{word}" + (f"_{config.target.rpartition('_')[2]}" if unit else "")
+        key = f"{level}_{'ratio_' if found.is_ratio else ''}{word}" + (f"_{config.end}" if unit else "")
         numbers.append(number(key, f"{title}, by {level}", getattr(found, name), level=level, unit=unit, what=what, note=note))
     return numbers
 
@@ -174,7 +174,7 @@ def _ranking(found: Quartiles, level: str) -> list[Number]:
 
 
 def _tests(tests: list[tuple[str, Equivalence]], config: ReportConfig) -> Table:
-    end = config.target.rpartition("_")[2]
+    end = config.end
     meanings = {
         "level": "what a row is; each participant's mean counts once",
         f"difference_{end}": "mean over participants of prediction less truth",

@@ -5,13 +5,13 @@ import pandas as pd
 from foodray.report.statistics.portion import portion_differences
 from foodray.report.statistics.resampling import mean_interval
 from foodray.report.study.config import ReportConfig
-from foodray.report.study.evidence import Evidence
+from foodray.report.study.evidence import KEYS, Evidence
 from foodray.report.study.numbers import ROW_LEVELS, number, resampling
 from foodray.report.study.parts import Number, Section, Table
 from foodray.report.study.portion import SHARES, WHAT
 
 TITLE = "Beside another run"
-ROW_KEYS = {"item": ["truth_item_id"], "occasion": ["participant_id", "study_day", "occasion_id"], "day": ["participant_id", "study_day"]}
+ROW_KEYS = {"item": ["truth_item_id"], **KEYS}
 
 
 def change_section(evidence: Evidence, config: ReportConfig) -> Section:
@@ -55,7 +55,7 @@ def _errors(first: Evidence, second: Evidence, level: str, config: ReportConfig)
         return []
     truth, theirs, ours = (both[name].to_numpy(float) for name in ("truth", "predicted_other", "predicted"))
     found = portion_differences(truth, theirs, ours, both["participant_id"].to_numpy(object), how=resampling(config))
-    end = config.target.rpartition("_")[2]
+    end = config.end
     numbers = []
     for name in ("mae", "bias", "ep"):
         if name not in found:
@@ -97,7 +97,7 @@ def _status(first: Evidence, second: Evidence) -> Table:
 def _energy(first: Evidence, second: Evidence) -> Table:
     """Change of energy by level, with or without truth."""
     rows = []
-    for level, keys in (("occasion", ROW_KEYS["occasion"]), ("day", ROW_KEYS["day"])):
+    for level, keys in KEYS.items():
         one, two = (getattr(side, f"{level}s") for side in (first, second))
         if not len(one) or not len(two):
             continue

@@ -90,6 +90,11 @@ class ReportConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
     @property
+    def end(self) -> str:
+        """What names of columns in the target's unit end with: kcal, g or ml."""
+        return self.target.rpartition("_")[2]
+
+    @property
     def unit(self) -> str:
         """Unit of the target."""
         return UNITS[self.target]

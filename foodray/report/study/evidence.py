@@ -9,6 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+KEYS = {"occasion": ["participant_id", "study_day", "occasion_id"], "day": ["participant_id", "study_day"]}
+"""What tells apart the rows of a level."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:

@@ -77,7 +77,7 @@ def _kinds(pairs: pd.DataFrame) -> list[str]:
 
 
 def _kinds_table(pairs: pd.DataFrame, config: ReportConfig) -> Table:
-    end = config.target.rpartition("_")[2]
+    end = config.end
     rows, total = [], float(pairs["error"].sum())
     for kind in KINDS:
         mine = pairs[pairs["kind"] == kind]

@@ -16,7 +16,7 @@ from foodray.corpus.schema import AMOUNT_BASES
 from foodray.corpus.validate import empty
 from foodray.errors import ConfigError, FoodrayError
 from foodray.report.study.config import ReportConfig
-from foodray.report.study.evidence import Evidence
+from foodray.report.study.evidence import KEYS, Evidence
 from foodray.report.study.labels import labelled
 from foodray.scoring.files import read_tables
 from foodray.scoring.schema import INCOMPLETE
@@ -40,7 +40,6 @@ _ESTIMATE = ("rater_id", "rater_role", "level", "participant_id", "study_day", "
 CONSUMED = {"energy_kcal": "consumed_kcal", "mass_g": "consumed_mass_g", "volume_ml": "consumed_volume_ml"}
 """Column of occasions and days with the sum of each target; mL of different foods are not summed, so there is none of volume."""
 _LACKING = frozenset(INCOMPLETE) - {"energy_unknown"}
-_OCCASION, _DAY = ["participant_id", "study_day", "occasion_id"], ["participant_id", "study_day"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +230,7 @@ def _of_another_archive(task: str, photos: pd.DataFrame, split: pd.DataFrame) ->
 def _items(tables: Mapping[str, pa.Table], truth: Truth, config: ReportConfig) -> pd.DataFrame:
     """The frame `Evidence.items`."""
     found = link_items(tables, truth.truth_items, truth.foods)
-    unit = config.target.rpartition("_")[2]
+    unit = config.end
     stem = config.target.removesuffix(f"_{unit}")
     named = {"predicted": config.target, "truth": f"truth_{config.target}", "low": f"{stem}_lo_{unit}", "high": f"{stem}_hi_{unit}"}
     found = found.assign(**{name: _finite(found[column]) for name, column in named.items()}, energy_kcal=_finite(found["energy_kcal"]))
@@ -265,7 +264,7 @@ def _about_boxes(items: pd.DataFrame) -> list[str]:
 
 def _pairs_of(level: str, run: Mapping[str, pa.Table], truth: Mapping[str, pa.Table], hidden: set[str], config: ReportConfig) -> pd.DataFrame:
     """Sums of complete occasions or days on both sides."""
-    keys = _OCCASION if level == "occasion" else _DAY
+    keys = KEYS[level]
     name = CONSUMED[config.target]
     if name not in run[f"{level}s"].column_names:  # a sum of mL of different foods means nothing, so there is none
         return _empty(_PAIR)
@@ -325,7 +324,7 @@ def _estimates(truth: Truth, items: pd.DataFrame, pairs: Mapping[str, pd.DataFra
     who = [items.set_index("truth_item_id")["participant_id"], pairs["occasion"].drop_duplicates("occasion_id").set_index("occasion_id")["participant_id"]]
     for key, names in zip(("truth_item_id", "occasion_id"), who, strict=True):
         rows["participant_id"] = rows["participant_id"].astype(object).fillna(rows[key].map(names[names.index.notna()].to_dict()))
-    for level, keys in (("occasion", ["occasion_id"]), ("day", _DAY)):
+    for level, keys in (("occasion", ["occasion_id"]), ("day", KEYS["day"])):
         known = pairs[level].drop_duplicates(keys, keep=False).set_index(keys)["truth"].astype(float)
         if level == "occasion":  # what people say of a meal is held against its truth, whatever became of its photos
             more = _whole_occasions(truth.truth_items, config)

@@ -10,13 +10,12 @@ from foodray.report.statistics.intake import METHOD, DailyEnergy, GoldbergClasse
 from foodray.report.statistics.resampling import mean_interval, means_by
 from foodray.report.study import maps
 from foodray.report.study.config import ReportConfig
-from foodray.report.study.evidence import Evidence
-from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number, only, resampling
+from foodray.report.study.evidence import KEYS, Evidence
+from foodray.report.study.numbers import PEOPLE_GROUPS, hidden_note, interval_cells, interval_columns, large_enough, number, only, resampling
 from foodray.report.study.parts import Figure, Section, Table
 
 TITLE = "Intake"
 MEAN = "mean over participants of each one's mean energy on complete days"
-GROUPS = ("sex", "arm", "site_id")
 
 
 def intake_section(evidence: Evidence, config: ReportConfig) -> Section:
@@ -30,10 +29,8 @@ def intake_section(evidence: Evidence, config: ReportConfig) -> Section:
     known = complete & np.isfinite(energy)
     text = [
         f"{len(days):,} days of {len(people.participant_id):,} participants; {int(known.sum()):,} are complete, which means that every photograph of "
-        f"the day was "
-        "scored and every item has an energy, not that every meal was photographed. Only complete days are summed. Energy is by the models alone: "
-        "their bias is "
-        "in it (for a mean that is corrected by coded meals see the study mean).",
+        "the day was scored and every item has an energy, not that every meal was photographed. Only complete days are summed. Energy is by the models alone: "
+        "their bias is in it (for a mean that is corrected by coded meals see the study mean).",
     ]
     tables = [_days_by_state(evidence, config), _flags(evidence, config)]
     figures: list[Figure] = []
@@ -55,10 +52,8 @@ def intake_section(evidence: Evidence, config: ReportConfig) -> Section:
         settings = config.goldberg
         text.append(
             f"Goldberg limits: activity level {settings.pal:g} where a participant has none, variation of intake {settings.cv_intake_percent:g} %, of "
-            f"basal rate "
-            f"{settings.cv_bmr_percent:g} %, of activity {settings.cv_pal_percent:g} %, {settings.num_sd:g} standard deviations. Photographs that "
-            f"were never taken "
-            "look like under-reporting here, and an error of the models does too."
+            f"basal rate {settings.cv_bmr_percent:g} %, of activity {settings.cv_pal_percent:g} %, {settings.num_sd:g} standard deviations. Photographs that "
+            "were never taken look like under-reporting here, and an error of the models does too."
         )
     return Section(key="intake", title=TITLE, text=tuple(text), numbers=tuple(numbers), tables=tuple(tables), figures=tuple(figures))
 
@@ -80,12 +75,12 @@ def _by_group(people: DailyEnergy, groups: pd.DataFrame, whole: Interval, config
     held = np.isfinite(people.mean_kcal)
     rows = [_row("all", "all", np.ones(len(held), bool) & held, people, whole)]
     hidden = 0
-    for kind in GROUPS:
+    for kind in PEOPLE_GROUPS:
         names, few = large_enough(only(groups[kind].to_numpy(object), held), people.participant_id, config.min_cell)
         hidden += few
         for name, interval in means_by(names, people.mean_kcal, people.participant_id, resampling(config)).items():
             rows.append(_row(kind, name, names == name, people, interval))
-    note = f"{hidden} groups of fewer than {config.min_cell} participants are not told apart." if hidden else ""
+    note = hidden_note(hidden, config.min_cell)
     return Table(key="daily_energy", title="Daily energy", frame=pd.DataFrame(rows, columns=list(columns)), meanings=columns, note=note)
 
 
@@ -99,7 +94,7 @@ def _distributions(people: DailyEnergy, groups: pd.DataFrame, energy: np.ndarray
     limits = (config.cleaning.min_day_kcal, config.cleaning.max_day_kcal)
     figures = [maps.histogram(key="days", title="Energy of complete days", values=energy, axis="energy of a day", unit="kcal", limits=limits)]
     held = np.isfinite(people.mean_kcal)
-    for kind in GROUPS:
+    for kind in PEOPLE_GROUPS:
         names, _ = large_enough(only(groups[kind].to_numpy(object), held), people.participant_id, config.min_cell)
         found = {str(name): people.mean_kcal[names == name] for name in sorted({name for name in names if name is not None})}
         if len(found) > 1:
@@ -130,7 +125,7 @@ def _days_by_state(evidence: Evidence, config: ReportConfig) -> Table:
 def _flags(evidence: Evidence, config: ReportConfig) -> Table:
     """Days and items beyond the limits of cleaning."""
     days, items = evidence.days, evidence.items[evidence.items["item_id"].notna()]
-    keys = ["participant_id", "study_day"]
+    keys = KEYS["day"]
     num = evidence.occasions.groupby(keys)["num_items"].sum()
     counts = num.reindex(pd.MultiIndex.from_frame(days[keys])).to_numpy(np.float64)
     complete = days["complete"].to_numpy(bool)

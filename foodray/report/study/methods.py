@@ -2,10 +2,10 @@
 
 import pandas as pd
 
+from foodray.report.statistics.review import METHOD as REVIEW_METHOD
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
 from foodray.report.study.parts import Section, Table
-from foodray.report.study.study_mean import REVIEW_NOTE
 from foodray.report.study.words import percent
 
 TRUTH = {
@@ -47,7 +47,7 @@ def _paragraphs(evidence: Evidence, config: ReportConfig) -> tuple[str, ...]:
             f"independently of each other ({config.num_resamples:,} draws, seed {config.seed}). No correction was made for the number of comparisons."
         )
     if evidence.run:
-        text.append(f"Photographs were ranked for review by: {REVIEW_NOTE}.")
+        text.append(f"Photographs were ranked for review by: {REVIEW_METHOD}.")
     return tuple(text)
 
 

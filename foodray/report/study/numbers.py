@@ -14,6 +14,8 @@ from foodray.report.study.words import shown
 
 ROW_LEVELS = ("item", "occasion", "day")
 """Levels at which portions are compared, from the finest."""
+PEOPLE_GROUPS = ("sex", "arm", "site_id")
+"""What participants are grouped by where intakes and means are told."""
 
 
 def resampling(config: ReportConfig) -> Resampling:
@@ -55,6 +57,11 @@ def large_enough(groups: NDArray[np.object_], participants: NDArray[np.object_],
     if hidden and frame.loc[frame["group"].isin(hidden), "participant"].nunique() < least:
         hidden |= set(people.index[len(hidden) : len(hidden) + 1])
     return np.array([None if group in hidden or pd.isna(group) else group for group in groups], dtype=object), len(hidden)
+
+
+def hidden_note(hidden: int, least: int) -> str:
+    """What stands below a table some of whose groups were too small."""
+    return f"{hidden} groups of fewer than {least} participants are not told apart." if hidden else ""
 
 
 def only(groups: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[np.object_]:
@@ -105,5 +112,5 @@ def table_by(
     columns = {by: by_meaning, "num_rows": "rows compared", "num_participants": "participants they are of"}
     for name, meaning in meanings.items():
         columns |= interval_columns(name, meaning)
-    note = f"{hidden} groups of fewer than {least} participants are not told apart." if hidden else ""
+    note = hidden_note(hidden, least)
     return Table(key=key, title=title, frame=pd.DataFrame(rows, columns=list(columns)), meanings=columns, note=note)

@@ -84,7 +84,7 @@ def _numbers(errors: PortionErrors, level: str, config: ReportConfig) -> list[Nu
             note = f"C = {errors.mccr_constant:g}, I = {errors.num_correct}, N = {errors.num_rows}"
         elif name in ("mape", "smape") and errors.num_zero_truth:
             note = f"{errors.num_zero_truth} rows of truth zero left out"
-        end = "" if name in SHARES else f"_{config.target.rpartition('_')[2]}"
+        end = "" if name in SHARES else f"_{config.end}"
         found.append(number(f"{level}_{name}{end}", f"{title}, by {level}", interval, level=level, unit=unit, what=what, note=note))
     return found
 
@@ -96,7 +96,7 @@ def _side_by_side(found: dict[str, PortionErrors], config: ReportConfig) -> Tabl
         "num_participants": "participants they are of",
         "num_zero_truth": "rows of truth zero, left out of MAPE and sMAPE",
     }
-    names = {name: name if name in SHARES else f"{name}_{config.target.rpartition('_')[2]}" for name in WHAT if name not in ("mccr", "mae_per_accuracy")}
+    names = {name: name if name in SHARES else f"{name}_{config.end}" for name in WHAT if name not in ("mccr", "mae_per_accuracy")}
     for name, column in names.items():
         columns |= interval_columns(column, WHAT[name][1])
     rows = []
@@ -136,7 +136,7 @@ def _by(pairs: pd.DataFrame, groups: np.ndarray, config: ReportConfig, *, key: s
     """Mean absolute error and bias of each group that is large enough, as a table and, where there are at least two, as a forest."""
     truth, predicted, participants = arrays(pairs)
     shown, hidden = large_enough(groups, participants, config.min_cell)
-    end = config.target.rpartition("_")[2]
+    end = config.end
     mae = means_by(shown, np.abs(predicted - truth), participants, resampling(config), scale="log")
     bias = means_by(shown, predicted - truth, participants, resampling(config))
     meanings = {f"mae_{end}": "mean absolute error of its items", f"bias_{end}": "mean of predicted less truth of its items"}

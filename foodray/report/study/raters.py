@@ -106,7 +106,7 @@ def _crowd(people: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _numbers(role: RoleAgreement, level: str, config: ReportConfig) -> list[Number]:
     key = {MODEL: "model", CROWD: "crowd"}.get(role.role, role.role)
-    end = config.target.rpartition("_")[2]
+    end = config.end
     told = {"mae": "MAE", "bias": "bias", "ep": "EP"}
     numbers = []
     for name, title in told.items():
@@ -124,7 +124,7 @@ def _numbers(role: RoleAgreement, level: str, config: ReportConfig) -> list[Numb
 
 def _table(found: dict[str, list[RoleAgreement]], config: ReportConfig, *, over: str = "both") -> Table:
     """Every statistic with its interval over raters and items, or over raters alone."""
-    end = config.target.rpartition("_")[2]
+    end = config.end
     columns = {
         "level": "what was rated",
         "role": "who rated",
@@ -153,7 +153,7 @@ def _row(level: str, role: RoleAgreement, names: dict[str, str], over: str) -> d
 
 def _ranges(rated: dict[str, pd.DataFrame], config: ReportConfig) -> Table:
     """How far estimates reach, by role, beside the truths of the same rows."""
-    end = config.target.rpartition("_")[2]
+    end = config.end
     measures = {"smallest": "min", "median": "median", "largest": "max"}
     columns = {"level": "what was rated", "role": "who rated", "num_rows": "estimates"}
     columns |= {f"{word}_{end}": f"{word} estimate" for word in measures}

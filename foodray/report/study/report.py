@@ -76,7 +76,7 @@ def _header(evidence: Evidence, sections: list[Section], config: ReportConfig, t
         ("models", ", ".join(str(model.get("task")) for model in run.get("models", []))),
         ("code", f"foodray {run.get('lineage', {}).get('foodray', '')}".strip() if run else ""),
         ("manifest", str(run.get("manifest_sha256", ""))[:12]),
-        ("target", f"{config.target.removesuffix('_' + config.target.rpartition('_')[2])} in {config.unit}"),
+        ("target", f"{config.target.removesuffix('_' + config.end)} in {config.unit}"),
         ("date", (today or datetime.datetime.now(datetime.UTC).date()).isoformat()),
     ]
     return Header(
@@ -105,7 +105,7 @@ def _headlines(sections: list[Section], config: ReportConfig) -> list[Number]:
     told = [number for section in sections for number in section.numbers]
     found = {number.key: number for number in told}
     assert len(found) == len(told), "two numbers of one name"
-    keys = [key.format(end=config.target.rpartition("_")[2]) for key in HEADLINES]
+    keys = [key.format(end=config.end) for key in HEADLINES]
     if not any(key in found for key in keys):
         keys = [key for key in found if "_mae_" in key or key.endswith("_ep")]
     return [found[key] for key in keys if key in found and not _all_coded(found[key], found)]
@@ -118,7 +118,7 @@ def _all_coded(one: Number, found: dict[str, Number]) -> bool:
 
 def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:
     """Reads a photo of the scored study by its id or label, through the project's one decoder; None where it cannot be had."""
-    ids = {row.label: row.id for row in evidence.keys.itertuples() if row.kind == "photo"} if len(evidence.keys) else {}
+    ids = _photo_ids(evidence)
     try:
         study = load_study(str(evidence.run["study"]), tolerant=True)
     except (KeyError, FoodrayError, OSError):
@@ -138,11 +138,16 @@ def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:
     return read
 
 
+def _photo_ids(evidence: Evidence) -> dict[str, str]:
+    """Label to id of photos; none where the report shows ids."""
+    keys = evidence.keys
+    return dict(keys.loc[keys["kind"] == "photo", ["label", "id"]].itertuples(index=False, name=None)) if len(keys) else {}
+
+
 def _restricted(evidence: Evidence, config: ReportConfig) -> dict[str, pd.DataFrame]:
     """Who is who, and which photos to review, with their real ids."""
     review = review_list(evidence, config)
     if len(evidence.keys):
-        ids = dict(evidence.keys.loc[evidence.keys["kind"] == "photo", ["label", "id"]].itertuples(index=False, name=None))
-        review = review.assign(label=review["image_id"], image_id=review["image_id"].map(ids))
+        review = review.assign(label=review["image_id"], image_id=review["image_id"].map(_photo_ids(evidence)))
     found = {"review": review} if config.num_review and len(review) else {}
     return found | ({"keys": evidence.keys} if len(evidence.keys) else {})

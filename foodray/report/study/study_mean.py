@@ -7,17 +7,15 @@ import numpy as np
 import pandas as pd
 
 from foodray.report.statistics.powered import METHOD, Powered, powered_mean, powered_means_by
-from foodray.report.statistics.review import METHOD as REVIEW_METHOD
 from foodray.report.statistics.review import review_ranking
 from foodray.report.study import plots
 from foodray.report.study.config import ReportConfig
-from foodray.report.study.evidence import Evidence
+from foodray.report.study.evidence import KEYS, Evidence
 from foodray.report.study.gather import CONSUMED, whole
-from foodray.report.study.numbers import interval_cells, interval_columns, large_enough, number, only
+from foodray.report.study.numbers import PEOPLE_GROUPS, hidden_note, interval_cells, interval_columns, large_enough, number, only
 from foodray.report.study.parts import Number, Section, Table
 
 TITLE = "Study mean from few truths"
-GROUPS = ("sex", "arm", "site_id")
 
 
 def study_mean_section(evidence: Evidence, config: ReportConfig) -> Section:
@@ -33,9 +31,8 @@ def study_mean_section(evidence: Evidence, config: ReportConfig) -> Section:
     num_coded = int(np.isfinite(truth).sum())
     text = [
         f"{num_coded:,} of {len(rows):,} complete {level}s are coded. The mean of the scores carries the model's bias, and its interval does not know "
-        f"of it; the mean of "
-        "the truths is wide. The corrected mean joins both: where the coded were drawn at random it is unbiased whatever the model does, and narrower the "
-        "better the model is.",
+        "of it; the mean of the truths is wide. The corrected mean joins both: where the coded were drawn at random it is unbiased whatever the model does, "
+        "and narrower the better the model is.",
         *(f"{note[0].upper()}{note[1:]}." for note in found.notes),
     ]
     if num_coded == len(rows):
@@ -54,7 +51,7 @@ def study_mean_section(evidence: Evidence, config: ReportConfig) -> Section:
 
 def _rows(evidence: Evidence, level: str, column: str, config: ReportConfig) -> pd.DataFrame:
     """Complete rows of the run with their score, and their truth where they are coded."""
-    keys = ["participant_id", "study_day", "occasion_id"] if level == "occasion" else ["participant_id", "study_day"]
+    keys = KEYS[level]
     of_run = evidence.occasions if level == "occasion" else evidence.days
     held = of_run[whole(of_run, config)]
     if not config.include_seen:
@@ -65,7 +62,7 @@ def _rows(evidence: Evidence, level: str, column: str, config: ReportConfig) -> 
 
 
 def _numbers(found: Powered, level: str, config: ReportConfig) -> list[Number]:
-    end = config.target.rpartition("_")[2]
+    end = config.end
     t = "mean with Student's t over participants, cluster-robust"
     told = {
         "powered": ("corrected mean", found.powered, METHOD),
@@ -82,7 +79,7 @@ def _numbers(found: Powered, level: str, config: ReportConfig) -> list[Number]:
 
 def _by_group(rows: pd.DataFrame, evidence: Evidence, level: str, config: ReportConfig) -> Table:
     people = evidence.participants.drop_duplicates("participant_id").set_index("participant_id")
-    end = config.target.rpartition("_")[2]
+    end = config.end
     columns = {
         "kind": "what groups are made by",
         "group": "the group",
@@ -95,7 +92,7 @@ def _by_group(rows: pd.DataFrame, evidence: Evidence, level: str, config: Report
     columns["gain"] = "width of the truths' interval over that of the corrected mean"
     found, hidden = [], 0
     truth, score, who = rows["truth"].to_numpy(np.float64), rows["score"].to_numpy(np.float64), rows["participant_id"].to_numpy(object)
-    for kind in GROUPS:
+    for kind in PEOPLE_GROUPS:
         groups = rows["participant_id"].map(people[kind]).to_numpy(object)
         coded_only = only(groups, np.isfinite(truth))
         coded_enough, _ = large_enough(coded_only, who, config.min_cell)
@@ -104,7 +101,7 @@ def _by_group(rows: pd.DataFrame, evidence: Evidence, level: str, config: Report
         hidden += few
         for name, one in powered_means_by(shown, truth, score, who, level=config.confidence).items():
             found.append(_group_row(kind, name, one, end))
-    note = f"{hidden} groups of fewer than {config.min_cell} participants are not told apart." if hidden else ""
+    note = hidden_note(hidden, config.min_cell)
     frame = pd.DataFrame(found, columns=list(columns))
     return Table(key="powered_by_group", title=f"Corrected means by group, {level}s", frame=frame, meanings=columns, note=note)
 
@@ -132,7 +129,3 @@ def review_list(evidence: Evidence, config: ReportConfig) -> pd.DataFrame:
     )
     names = ("image_id", "worth_kcal", "portion_kcal", "class_kcal", "energy_kcal", "num_items", "reason")
     return pd.DataFrame({name: getattr(ranked, name) for name in names}).head(config.num_review)
-
-
-REVIEW_NOTE = REVIEW_METHOD
-"""How the list is ordered, for the methods."""

@@ -12,7 +12,7 @@ from foodray.report.statistics.resampling import means_by
 from foodray.report.study import plots
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
-from foodray.report.study.numbers import arrays, interval_cells, interval_columns, large_enough, only, resampling
+from foodray.report.study.numbers import arrays, hidden_note, interval_cells, interval_columns, large_enough, only, resampling
 from foodray.report.study.parts import Figure, Section, Table
 
 AGES = (0, 18, 40, 65, 200)
@@ -78,7 +78,7 @@ def _banded(values: "pd.Series[float]", edges: tuple[float, ...], unit: str) -> 
 def _errors(pairs: pd.DataFrame, groups: Groups, config: ReportConfig) -> tuple[Table, list[Figure]]:
     """Accuracy, MAE, bias and EP of each group that is large enough."""
     truth, predicted, participants = arrays(pairs)
-    end = config.target.rpartition("_")[2]
+    end = config.end
     right = (pairs["class_name"] == pairs["truth_class_name"]).to_numpy(np.float64)
     columns = {"kind": "what groups are made by", "group": "the group", "num_rows": "items compared", "num_participants": "participants they are of"}
     meanings = {
@@ -107,7 +107,7 @@ def _errors(pairs: pd.DataFrame, groups: Groups, config: ReportConfig) -> tuple[
             title = f"Mean absolute error by {kind}"
             labels = [str(group) for group in mae]
             figures.append(plots.forest(key=f"subgroup_{_word(kind)}", title=title, labels=labels, intervals=list(mae.values()), axis="MAE", unit=config.unit))
-    note = f"{hidden} groups of fewer than {config.min_cell} participants are not told apart." if hidden else ""
+    note = hidden_note(hidden, config.min_cell)
     frame = pd.DataFrame(rows, columns=list(columns))
     return Table(key="subgroups", title="Errors of items by group", frame=frame, meanings=columns, note=note), figures
 

@@ -71,7 +71,7 @@ def _coverage(pairs: pd.DataFrame, level: str, nominal: float, config: ReportCon
 
 
 def _numbers(found: Coverage, level: str, config: ReportConfig) -> list[Number]:
-    end = config.target.rpartition("_")[2]
+    end = config.end
     name = f"{level}_{round(100 * found.nominal)}"
     told = {
         f"{name}_covered": ("intervals that hold the truth", found.covered, "%", "share of rows whose truth is between both ends"),
@@ -84,7 +84,7 @@ def _numbers(found: Coverage, level: str, config: ReportConfig) -> list[Number]:
 
 
 def _tables(found: Coverage, level: str, hidden: dict[str, int], config: ReportConfig) -> list[Table]:
-    end = config.target.rpartition("_")[2]
+    end = config.end
     words = {"band": "quarter of the true amounts", "class": "true food class"}
     meanings = {"covered": "share of its rows whose truth is between both ends", f"width_{end}": "mean of upper less lower end"}
     return [
