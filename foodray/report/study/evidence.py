@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from foodray.corpus.manifest import Study
+
 KEYS = {"occasion": ["participant_id", "study_day", "occasion_id"], "day": ["participant_id", "study_day"]}
 """What tells apart the rows of a level."""
 
@@ -46,5 +48,7 @@ class Evidence:
     """Whether the study is the rendered sample study: no number of it is a result."""
     keys: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Label to participant_id, for `restricted/`."""
+    study: Study | None = None
+    """The study that was scored, for its photos; None where it cannot be read."""
     against: "Evidence | None" = None
     """Another run on the same study, with the same labels."""

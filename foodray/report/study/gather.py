@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from foodray.corpus.manifest import Truth, load_study, load_truth
+from foodray.corpus.manifest import Study, Truth, load_study, load_truth
 from foodray.corpus.schema import AMOUNT_BASES
 from foodray.corpus.validate import empty
 from foodray.errors import ConfigError, FoodrayError
@@ -71,11 +71,11 @@ def gather(sources: Sources, config: ReportConfig) -> Evidence:
     run = Store(sources.run) if sources.run else None
     info = _info(run)
     truth, notes = _truth(sources, info)
-    images = _images(info)
-    found = _of_run(run, info, truth, images, config) if run is not None else _without_run(truth, config)
+    study = _study(info)
+    found = replace(_of_run(run, info, truth, study, config), study=study) if run is not None else _without_run(truth, config)
     found = replace(found, notes=(*notes, *found.notes))
     if sources.against:
-        found = _with_other(found, _of_run(Store(sources.against), _info(Store(sources.against)), truth, images, config))
+        found = _with_other(found, _of_run(Store(sources.against), _info(Store(sources.against)), truth, study, config))
     return found if config.show_ids else labelled(found)
 
 
@@ -124,20 +124,19 @@ def _own_truth(info: Mapping[str, Any]) -> tuple[Truth, list[str]]:
         return nothing, [f"The study that was scored could not be read, so it brings no truth, no participants and no devices: {type(error).__name__}."]
 
 
-def _images(info: Mapping[str, Any]) -> pd.DataFrame:
-    """What the manifest alone knows of the photos."""
+def _study(info: Mapping[str, Any]) -> Study | None:
+    """The study that was scored; None where it cannot be read."""
     try:
-        study = load_study(str(info["study"]), tolerant=True)
+        return load_study(str(info["study"]), tolerant=True)
     except (KeyError, FoodrayError, OSError):
-        return pd.DataFrame({name: pd.Series(dtype=object) for name in ("image_id", "site_id", "device_model", "captured_at")})
-    frame: pd.DataFrame = study.images.select(["image_id", "site_id", "device_model", "captured_at"]).to_pandas()
-    return frame
+        return None
 
 
-def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, images: pd.DataFrame, config: ReportConfig) -> Evidence:
+def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, study: Study | None, config: ReportConfig) -> Evidence:
     tables = read_tables(run)
     photos = tables["image_results"].select(list(_PHOTO)).to_pandas()
-    if photos["image_id"].isin(images["image_id"]).any():
+    images = None if study is None else study.images.select(["image_id", "site_id", "device_model", "captured_at"]).to_pandas()
+    if images is not None and photos["image_id"].isin(images["image_id"]).any():  # what the manifest alone knows of the photos
         photos = photos.merge(images, on="image_id", how="left")
     seen, notes = _seen(info, photos)
     photos["seen"] = photos["participant_id"].map(seen).astype(object).where(lambda side: side.notna(), None)

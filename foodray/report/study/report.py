@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pandas as pd
 from PIL import Image
 
-from foodray.corpus.manifest import load_study
 from foodray.corpus.photo import decode
 from foodray.errors import FoodrayError
 from foodray.report.study.agreement import agreement_section
@@ -118,10 +117,8 @@ def _all_coded(one: Number, found: dict[str, Number]) -> bool:
 
 def _reader(evidence: Evidence) -> Callable[[str], Image.Image | None]:
     """Reads a photo of the scored study by its id or label, through the project's one decoder; None where it cannot be had."""
-    ids = _photo_ids(evidence)
-    try:
-        study = load_study(str(evidence.run["study"]), tolerant=True)
-    except (KeyError, FoodrayError, OSError):
+    ids, study = _photo_ids(evidence), evidence.study
+    if study is None:
         return lambda image_id: None
     wanted = set(evidence.pairs["item"]["image_id"].map(lambda label: ids.get(label, label)))
     table = study.images.select(["image_id", "image_uri"]).to_pandas()
