@@ -30,7 +30,7 @@ def subgroups_section(evidence: Evidence, config: ReportConfig) -> Section:
     if not groups:
         return Section(key="subgroups", title=title, missing="Nothing is known of the participants, meals and photos by which they could be told apart.")
     table, figures = _errors(pairs, groups, config)
-    num = int(table.frame["group"].nunique())
+    num = int(table.frame["kind"].nunique())
     text = (
         f"Errors of items in {num} ways of grouping. So many comparisons find differences by chance: one interval in twenty misses its value. A difference "
         "between groups may also be one of their foods and amounts, which these numbers do not adjust for; EP is the least sensitive to amounts.",
