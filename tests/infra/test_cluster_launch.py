@@ -175,5 +175,5 @@ def _install(provider: Any, config: Any, node: str) -> None:
     runner = Runner()
     RayInstaller(provider, config, process_runner=runner).install_ray(Instance(instance_id="1", cloud_instance_id=node, instance_type="gpu"), "10.42.0.9")
     said = runner.said()
-    assert said.index("auth_token ubuntu@10.42.") < said.index("make install") < said.index("RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token")
+    assert said.index("auth_token ubuntu@10.42.") < said.index("make install") < said.index("~/foodray/.venv/bin/ray start")
     assert "--address=$RAY_HEAD_IP:6379" in said
