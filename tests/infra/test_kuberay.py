@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -346,12 +346,12 @@ def test_the_clusters_differ_only_where_they_mean_to() -> None:
 
 
 @pytest.fixture(scope="module")
-def manifests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make manifests` writes, in a copy of what it reads."""
     folder = tmp_path_factory.mktemp("manifests")
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copytree(FOLDER, folder / "infra" / "kuberay")
-    yield folder
+    return folder
 
 
 def make(folder: Path, **values: str) -> "subprocess.CompletedProcess[str]":
