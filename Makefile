@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= runs/demo
+REGION ?= eu-central-1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: help install demo test acceptance check bench lock audit sbom licences manifests clean
@@ -62,14 +63,14 @@ licences: .venv/installed
 	$(BIN)/python -m infra.supply.licences
 
 # CPU and CUDA are images by digest (registry/name@sha256:…), ACCOUNT the twelve digits of the AWS account, BUCKET the bucket's name, APISERVER the
-# addresses of Kubernetes' API as a CIDR.
+# addresses of Kubernetes' API as a CIDR; REGION where the bucket is.
 manifests:
 	@for value in "CPU=$(CPU)" "CUDA=$(CUDA)" "ACCOUNT=$(ACCOUNT)" "BUCKET=$(BUCKET)" "APISERVER=$(APISERVER)"; do \
 		case "$$value" in *=) echo "make manifests needs $$value…; it needs CPU, CUDA, ACCOUNT, BUCKET and APISERVER (infra/README.md)" >&2; exit 2;; esac; done
 	@case "$(CPU) $(CUDA)" in *@sha256:*\ *@sha256:*) ;; *) echo "CPU and CUDA must be images by digest: name@sha256:…" >&2; exit 2;; esac
 	@mkdir -p runs/kuberay
 	@for file in infra/kuberay/*.yaml; do \
-		sed -e "s|foodray-cpu@sha256:0\{64\}|$(CPU)|; s|foodray-cuda@sha256:0\{64\}|$(CUDA)|; s|::000000000000:|::$(ACCOUNT):|; s|s3://study/|s3://$(BUCKET)/|g; s|192.0.2.0/24|$(APISERVER)|g" \
+		sed -e "s|foodray-cpu@sha256:0\{64\}|$(CPU)|; s|foodray-cuda@sha256:0\{64\}|$(CUDA)|; s|::000000000000:|::$(ACCOUNT):|; s|s3://study/|s3://$(BUCKET)/|g; s|192.0.2.0/24|$(APISERVER)|g; s|value: eu-central-1|value: $(REGION)|" \
 			$$file > runs/kuberay/$$(basename $$file) && echo runs/kuberay/$$(basename $$file); \
 	done
 
