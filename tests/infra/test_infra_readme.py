@@ -32,7 +32,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 def test_every_test_of_infra_that_holds_a_default_is_named() -> None:
     files = {path.stem for path in (ROOT / "tests" / "infra").glob("test_*.py")}
-    assert files - set(re.findall(r"`(test_\w+)`", TEXT)) <= {"test_terraform_apply", "test_monitoring", "test_alerts", "test_infra_readme", "test_autoscaler_wait"}
+    assert files - set(re.findall(r"`(test_\w+)`", TEXT)) <= {"test_terraform_apply", "test_monitoring", "test_alerts", "test_infra_readme"}
 
 
 def test_every_make_command_is_a_target() -> None:

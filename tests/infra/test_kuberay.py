@@ -329,7 +329,7 @@ def test_probes_ask_what_ray_answers_without_a_token(name: str) -> None:
         [python, flag, code] = CONTAINERS[name][probe]["exec"]["command"]
         assert (python, flag) == ("python", "-c")
         compile(code, name, "exec")
-        [port, path] = re.findall(r"http://localhost:(\d+)(/[\w/]+)", code)[0]
+        [port, path] = re.findall(r"http://127\.0\.0\.1:(\d+)(/[\w/]+)", code)[0]
         assert int(port) == ray._private.ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
         assert path in Path(http_server_agent.__file__).read_text()
 
