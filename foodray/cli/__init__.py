@@ -220,7 +220,7 @@ def show(run: RunArg) -> None:
         raise ConfigError(f"{run} is not a finished run (no run.json)") from error
 
 
-def export(bundle: BundleArg, out: OutArg, corpus: str | None = None) -> None:
+def export(bundle: BundleArg, out: OutArg, corpus: str | None = None, against: str | None = None) -> None:
     """Write a bundle as ONNX files for phones and other programs, and measure what they are.
 
     Args:
@@ -228,13 +228,15 @@ def export(bundle: BundleArg, out: OutArg, corpus: str | None = None) -> None:
         out: New folder or s3:// location for model.onnx, card.json, export.json and, with a corpus, model_int8.onnx.
         corpus: Corpus whose photos the int8 version is made from and compared with fp32 on: those of the training and test sides where it is the one of
             the bundle's run and split.parquet lies beside the bundle. Without it there is no int8 version.
+        against: Bundle of another network of the same family and classes, as a student's teacher: how often each version says what it says, and how much
+            faster it is.
     """
     from foodray.analyzer.export import export_bundle
     from foodray.corpus.corpus import Corpus
     from foodray.storage.store import Store
 
     store = Store(out)
-    print_export(store.root, export_bundle(bundle, store, Corpus.open(corpus) if corpus is not None else None))
+    print_export(store.root, export_bundle(bundle, store, Corpus.open(corpus) if corpus is not None else None, against))
 
 
 def score_help() -> None:
