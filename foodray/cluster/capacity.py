@@ -7,6 +7,7 @@ not known before it is asked. In both cases nodes that are missing are started, 
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +74,12 @@ def check_resources(num_workers: int, *, cpus_per_worker: float, use_gpu: bool) 
     """See that the workers can be placed, starting nodes for them where there is an autoscaler; raises `ClusterError` when they never could, naming what
     each node has. Ray itself would wait for ever."""
     wanted = {"CPU": num_workers * cpus_per_worker + 1, "GPU": float(num_workers * use_gpu)}
-    if _fits(wanted, _up()):
+    worker = {"CPU": cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
+    if _fits(wanted, _up()) and num_places(worker, alive_nodes()) >= num_workers:
         return
     growth = growth_of_cluster()
     if growth is None or (growth.most is not None and not _fits(wanted, growth.most)):
         raise ClusterError(_shortage(num_workers, wanted, growth))
-    worker = {"CPU": cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
     start_nodes([worker] * num_workers + [{"CPU": 1.0}])
 
 
@@ -86,9 +87,23 @@ def _fits(wanted: Mapping[str, float], total: Mapping[str, float]) -> bool:
     return all(total.get(kind, 0.0) >= amount for kind, amount in wanted.items())
 
 
+def num_places(worker: Mapping[str, float], nodes: Sequence[Node]) -> int:
+    """How many such workers the nodes hold at a time when nothing else runs; one is on one node, wherever the rest is."""
+    return (
+        sum(min(int(node.resources.get(kind, 0.0) / amount) for kind, amount in worker.items() if amount) for node in nodes)
+        if any(worker.values())
+        else sys.maxsize
+    )
+
+
 def _shortage(num_workers: int, wanted: Mapping[str, float], growth: Growth | None) -> str:
     total = _up() if growth is None else growth.most or {}
-    kind = next(kind for kind, amount in wanted.items() if total.get(kind, 0.0) < amount)
+    short = [kind for kind, amount in wanted.items() if total.get(kind, 0.0) < amount]
+    if not short:
+        kinds = [kind for kind, amount in wanted.items() if amount]
+        has = "; ".join(f"{kind}s: {by_node(kind)}" for kind in kinds)
+        return f"{num_workers} workers do not fit side by side on the nodes ({has}); lower workers.cpus_per_worker or workers.num_workers, or add nodes"
+    kind = short[0]
     amount = wanted[kind] - (kind == "CPU")
     has = f"the cluster has {total.get(kind, 0):g}" if growth is None else f"its autoscaler may start no more than {total.get(kind, 0):g}"
     remedy = "add nodes" if growth is None else "raise max_workers of a node type in the cluster's settings"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -73,6 +74,8 @@ class Machine:
 
     def words(self, command: Sequence[str]) -> list[str]:
         """The command line that runs a command there."""
+        if self.keeper.poll() is not None:
+            raise RuntimeError(f"{self.name} is off")
         return ["nsenter", "--target", str(self.init), "--net", "--mount", "--pid", "--uts", "--wd=/tmp", *command]
 
     def run(self, command: Sequence[str], *, timeout_s: float = 550, **more: str) -> "subprocess.CompletedProcess[str]":
@@ -173,6 +176,16 @@ def forwarded(gateway: str, port: int) -> Iterator[int]:
         listener.close()
 
 
+@contextmanager
+def shared_storage(net: Network) -> Iterator[dict[str, str]]:
+    """The S3 server of this process' AWS_ENDPOINT_URL, offered on a network: the settings with which its machines find it."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    port = urllib.parse.urlsplit(own["AWS_ENDPOINT_URL"]).port
+    assert port, own["AWS_ENDPOINT_URL"]
+    with forwarded(net.gateway, port) as offered:
+        yield {**own, "AWS_ENDPOINT_URL": f"http://{net.gateway}:{offered}", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
 def _accept(listener: socket.socket, port: int) -> None:
     with suppress(OSError):
         while True:
@@ -195,14 +208,19 @@ def _pour(source: socket.socket, sink: socket.socket) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
-@contextmanager
-def ray_nodes(net: Network, log: Path, resources: Sequence[Mapping[str, float]], *, token: str, head: Sequence[str] = ()) -> Iterator[list[Machine]]:
-    """A Ray cluster of as many machines, the first its head, each with `num_cpus` and `num_gpus` as given; its address is that of the head, port 6379."""
-    found = [net.add(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) for _ in resources]
+def ray_nodes(net: Network, log: Path, resources: Sequence[Mapping[str, float]], *, head: Sequence[str] = (), **environment: str) -> list[Machine]:
+    """A Ray cluster of as many new machines, the first its head at port 6379, each with `num_cpus` and `num_gpus` as given, and a token of its own."""
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment}
+    found = [net.add(**settings) for _ in resources]
+    address = f"{found[0].address}:6379"
+    for machine in found:
+        machine.environment = {**machine.environment, "RAY_ADDRESS": address}
     for index, (machine, has) in enumerate(zip(found, resources, strict=True)):
-        start_ray(machine, log.with_name(f"{log.name}-{machine.name}"), has, head=None if index == 0 else found[0], more=head if index == 0 else ())
-        wait_for_nodes(found[0], index + 1, log)
-    yield found
+        start_ray(machine, log, has, head=None if index == 0 else found[0], more=head if index == 0 else ())
+        if index == 0:
+            wait_for_nodes(machine, 1, log)
+    wait_for_nodes(found[0], len(found), log)
+    return found
 
 
 def start_ray(machine: Machine, log: Path, has: Mapping[str, float], *, head: Machine | None, more: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
@@ -210,8 +228,8 @@ def start_ray(machine: Machine, log: Path, has: Mapping[str, float], *, head: Ma
     where = ["--head", "--port=6379", "--dashboard-host=127.0.0.1"] if head is None else [f"--address={head.address}:6379"]
     sizes = [f"--num-cpus={has.get('num_cpus', 2):g}", f"--num-gpus={has.get('num_gpus', 0):g}", f"--object-store-memory={200 * 2**20}"]
     words = [RAY, "start", *where, "--block", f"--node-ip-address={machine.address}", *sizes, "--disable-usage-stats", *more]
-    with log.open("w") as sink:
-        return machine.start(words, sink)
+    with log.with_name(f"{log.name}-{machine.name}").open("w") as sink:
+        return machine.start(words, sink, RAY_ADDRESS="")
 
 
 def wait_for_nodes(head: Machine, number: int, log: Path, *, limit_s: float = 150) -> None:
