@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from foodray.cli.analyze import analyze, analyze_help
+from foodray.cli.doctor import doctor, doctor_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_export, print_plan, print_run, print_scored, print_scoring
 from foodray.cli.report import report, report_help
@@ -84,6 +85,7 @@ def _dispatch(arguments: list[str]) -> None:
         "analyze": analyze_help,
         "serve": serve_help,
         "keys": keys_help,
+        "doctor": doctor_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
@@ -280,6 +282,7 @@ WITH_SETTINGS = {
     "analyze": analyze,
     "serve": serve,
     "keys": keys,
+    "doctor": doctor,
     "train-uploads": train_uploads,
 }
 """Commands that parse their own settings."""
