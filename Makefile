@@ -33,7 +33,7 @@ demo: .venv/installed
 	$(BIN)/python -m foodray demo --folder $(DEMO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup
 
 acceptance: .venv/installed
 	$(BIN)/python -m pytest tests -m slow

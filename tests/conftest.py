@@ -22,6 +22,13 @@ torch.set_num_threads(1)
 BUCKET = "foodray-tests"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the suite (`make test`): one takes all that needs Ray, so that there is one Ray; files stay whole, for what they share."""
+    for item in items:
+        needs_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """An empty place on an S3 server, as "s3://bucket…"; AWS_* then name the server, here and in Ray's workers.

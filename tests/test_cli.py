@@ -150,6 +150,7 @@ def test_a_corpus_that_is_not_there_ends_with_code_1_and_the_command_that_makes_
         "score",
         "report",
         "analyze",
+        "doctor",
     ],
 )
 def test_every_command_explains_itself(command: str, said: Callable[[list[str]], Said]) -> None:
@@ -162,7 +163,7 @@ def test_help_lists_every_command(said: Callable[[list[str]], Said]) -> None:
     code, text = said(["--help"])
     assert code == 0
     assert (
-        "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,export,score,diff,report,analyze,serve,keys}"
+        "{demo,sample,check,import,index,train,train-uploads,tune,table1,compare,longtail,distillation,show,export,score,diff,report,analyze,serve,keys,doctor}"
         in text
     )
 
@@ -202,6 +203,7 @@ JOBS = {
     "score_archive": "foodray score",
     "tune_mtl": "foodray tune mtl",
     "reproduce_table1": "foodray table1",
+    "doctor": "foodray doctor",
 }
 
 

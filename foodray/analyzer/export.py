@@ -5,13 +5,13 @@ In: a bundle of a family that names foods or tags, and a corpus for the int8 ver
     model.onnx        fp32: uint8 squares in; the network's own tensors and `Task.answers` (probabilities, portion) out; a batch of any size
     model_int8.onnx   the same in int8, its ranges taken from photos of the corpus; only with a corpus
     card.json         what is needed to use them: labels, how a photo is cut, what each output means, the hashes of the files and of the bundle
-    export.json       what was measured: parameters, FLOPs, sizes, differences, agreement, latency; written last
+    export.json       what was measured: parameters, FLOPs, sizes, differences, agreement, latency, also beside another bundle; written last
 """
 
 import json
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,13 +67,30 @@ class Squares:
     """Those on which it is compared with fp32."""
     sides: tuple[str, str]
     """The sides of the run's split that they are of; "all" where there is none."""
+    measured_ids: tuple[str, ...]
+    """The samples of `measured`."""
 
 
-def export_bundle(location: str, out: Store, corpus: Corpus | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Other:
+    """A network of the same family and classes to compare with: the teacher of a student, the model of last year."""
+
+    task: Task
+    """Its family with its settings."""
+    run: Callable[[Batch], dict[str, Tensor]]
+    """The network in plain PyTorch, on one thread."""
+    batch: Batch
+    """The squares that are measured on, cut as it wants them; an example without a corpus."""
+    facts: dict[str, Any]
+    """What it is: bundle_id, parameters, FLOPs."""
+
+
+def export_bundle(location: str, out: Store, corpus: Corpus | None = None, against: str | None = None) -> dict[str, Any]:
     """Write a bundle as ONNX files into an empty place and return the content of export.json; without a corpus there is no int8 version.
 
-    Raises `ConfigError` for a family or a network that cannot be exported, `ExistsError` where something is, `BundleError`, and `CorpusError`
-    for a corpus without photos enough.
+    `against` is the bundle of another network that each version is compared with: how often they say the same, and how much faster it is.
+    Raises `ConfigError` for a family or a network that cannot be exported or compared, `ExistsError` where something is, `BundleError`, and
+    `CorpusError` for a corpus without photos enough.
     """
     if out.list():
         raise ExistsError(f"{out.root} is not empty; choose a new place, foodray does not replace what is there")
@@ -84,13 +101,14 @@ def export_bundle(location: str, out: Store, corpus: Corpus | None = None) -> di
         )
     squares = find_squares(location, card, task, corpus) if corpus is not None else None
     network = network.eval().requires_grad_(False)
+    other = None if against is None else _other(against, task, corpus, squares)
     facts: dict[str, Any] = network_facts(network, task)
     forward, example = answering(task), example_batch(task, 4)
     files = {"model.onnx": to_onnx(network, forward, example)}
     if squares is not None:
         batches = [task.prepare(_part(squares.ranges, at), train=False) for at in range(len(squares.ranges["pixels"]))]
         files["model_int8.onnx"] = to_int8(files["model.onnx"], batches)
-    facts |= {"num_bytes": {name: len(data) for name, data in files.items()}, **_checked(task, network, forward, files, squares)}
+    facts |= {"num_bytes": {name: len(data) for name, data in files.items()}, **_checked(task, network, forward, files, squares, other)}
     facts |= {"bundle_id": card["card_sha256"], "lineage": lineage()}
     for name, data in files.items():
         out.write(name, data)
@@ -113,7 +131,31 @@ def _part(rows: Rows, at: int) -> Rows:
     return {name: values[at : at + 1] for name, values in rows.items()}
 
 
-def _checked(task: Task, network: nn.Module, forward: Forward, files: Mapping[str, bytes], squares: Squares | None) -> dict[str, Any]:
+def _other(location: str, task: Task, corpus: Corpus | None, squares: Squares | None) -> Other:
+    """The network to compare with; raises `ConfigError` for one of another family or of other classes."""
+    theirs, card, network = load_network(location)
+    ours, labels = card_labels(task), card_labels(theirs)
+    if theirs.name != task.name or set(labels) != set(ours):
+        odd = sorted(set(labels) ^ set(ours))
+        raise ConfigError(
+            f"against = {location} is of the family {theirs.name!r} with {len(labels)} names, the bundle of {task.name!r} with {len(ours)}"
+            + (f"; only one of them has {', '.join(map(repr, odd[:3]))}" if odd else "")
+            + "; compare with a bundle of the same family and names"
+        )
+    network = network.eval().requires_grad_(False)
+    batch = example_batch(theirs, 1)
+    if corpus is not None and squares is not None:
+        batch = theirs.prepare(_squares(corpus, squares.measured_ids, theirs), train=False)
+    run = make_runtime("eager", network, answering(theirs), example_batch(theirs, 3)).run
+    return Other(task=theirs, run=run, batch=batch, facts={"bundle_id": card["card_sha256"], **network_facts(network, theirs)})
+
+
+def card_labels(task: Task) -> tuple[str, ...]:
+    """The classes or tags of a task, in its order."""
+    return tuple(task.state()["labels"])
+
+
+def _checked(task: Task, network: nn.Module, forward: Forward, files: Mapping[str, bytes], squares: Squares | None, other: Other | None) -> dict[str, Any]:
     """How near the files are to eager, and how fast; raises `ConfigError` where fp32 is not the same network."""
     example = example_batch(task, 3)
     runs = {"eager": make_runtime("eager", network, forward, example).run} | {name: open_onnx(data) for name, data in files.items()}
@@ -123,14 +165,19 @@ def _checked(task: Task, network: nn.Module, forward: Forward, files: Mapping[st
             f"the ONNX file differs from eager by {away:.2g} of the largest output (accepted: {TOLERANCE['openvino']:g}); this network is not exported"
         )
     if squares is None:
-        return {"difference_to_eager": away, "latency": _latency(runs, example)}
+        return {"difference_to_eager": away, **_speeds(runs, example, other)}
     batch = task.prepare(squares.measured, train=False)
     said = {name: _said(run, batch) for name, run in runs.items()}
     away = max(away, difference(said["model.onnx"], said["eager"]))  # of photos it is told, not judged: parts of equal weight may be chosen otherwise
     counts = {"num_ranges": len(squares.ranges["pixels"]), "num_measured": len(squares.measured["pixels"]), "sides": list(squares.sides)}
-    near = {**agreement(*(task.predictions(said[name]) for name in files)), **counts}
+    columns = {name: task.predictions(outputs) for name, outputs in said.items()}
+    near = {**agreement(*(columns[name] for name in files)), **counts}
     log.info("int8 against fp32: %s", near)
-    return {"difference_to_eager": away, "latency": _latency(runs, batch), "int8": near}
+    found = {"difference_to_eager": away, **_speeds(runs, batch, other), "int8": near}
+    if other is not None:
+        theirs = other.task.predictions(_said(other.run, other.batch))
+        found["against"]["agreement"] = {name: agreement(theirs, ours) for name, ours in columns.items()}
+    return found
 
 
 def _said(run: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
@@ -140,13 +187,21 @@ def _said(run: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, 
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _latency(runs: Mapping[str, Callable[[Batch], object]], batch: Batch) -> dict[str, Any]:
-    """Median ms of one photo on one thread, and how many times as fast as eager each is."""
-    first = {name: tensor[:1] for name, tensor in batch.items()}
-    times = median_ms({name: partial(run, first) for name, run in runs.items()}, num_rounds=NUM_ROUNDS)
+def _speeds(runs: Mapping[str, Callable[[Batch], object]], batch: Batch, other: Other | None) -> dict[str, Any]:
+    """Median ms of one photo on one thread, all taking turns, how many times as fast as eager each is, and as the other network in eager."""
+    calls = {name: partial(run, _first(batch)) for name, run in runs.items()}
+    times = median_ms(calls if other is None else {**calls, "against": partial(other.run, _first(other.batch))}, num_rounds=NUM_ROUNDS)
+    of_other = times.pop("against", None)
     ratios = {name: times["eager"] / time for name, time in times.items()}
     where = {"cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}", "num_threads": 1, "batch_size": 1, "num_rounds": NUM_ROUNDS}
-    return {"median_ms": times, "times_as_fast_as_eager": ratios, **where}
+    found: dict[str, Any] = {"latency": {"median_ms": times, "times_as_fast_as_eager": ratios, **where}}
+    if other is not None and of_other is not None:
+        found["against"] = {**other.facts, "median_ms": of_other, "times_as_fast": {name: of_other / time for name, time in times.items()}}
+    return found
+
+
+def _first(batch: Batch) -> Batch:
+    return {name: tensor[:1] for name, tensor in batch.items()}
 
 
 def find_squares(location: str, card: Mapping[str, Any], task: Task, corpus: Corpus) -> Squares:
@@ -155,8 +210,6 @@ def find_squares(location: str, card: Mapping[str, Any], task: Task, corpus: Cor
     Where the run's split.parquet lies beside the bundle and the corpus is the run's, ranges are of its training side and the others of its test
     side; else both are of all photos that may be trained on.
     """
-    from foodray.corpus.cutting import cut_some  # it loads Ray, which a notebook that loads a bundle need not
-
     samples = corpus.samples(task.level, tags=task.tags)
     names = np.random.default_rng(0).permutation(len(samples["sample_id"]))
     side_of = _split_beside(location) if card.get("data", {}).get("content_sha256") == corpus.info["content_sha256"] else {}
@@ -172,12 +225,19 @@ def find_squares(location: str, card: Mapping[str, Any], task: Task, corpus: Cor
             f"{corpus.store.root} has {len(set(photos))} photos for {location}, an int8 version needs one to take ranges from and another to measure it on; "
             "give the corpus of its run, or one of like photos"
         )
-    spec = spec_of(task)
-    rows = []
-    for chosen in (ranges, measured):
-        extent = {name: samples[name][chosen] for name in ("extent_w_mm", "extent_h_mm")}
-        rows.append({"pixels": cut_some(corpus, samples["sample_id"][chosen].tolist(), spec), **extent})
-    return Squares(ranges=rows[0], measured=rows[1], sides=sides)
+    ids = [samples["sample_id"][chosen].tolist() for chosen in (ranges, measured)]
+    return Squares(ranges=_squares(corpus, ids[0], task), measured=_squares(corpus, ids[1], task), sides=sides, measured_ids=tuple(ids[1]))
+
+
+def _squares(corpus: Corpus, sample_ids: Sequence[str], task: Task) -> Rows:
+    """Squares of samples as the task wants them, and the size of their boxes."""
+    from foodray.corpus.cutting import cut_some  # it loads Ray, which a notebook that loads a bundle need not
+
+    samples = corpus.samples(task.level, tags=task.tags)
+    place = {sample_id: at for at, sample_id in enumerate(samples["sample_id"].tolist())}
+    chosen = [place[sample_id] for sample_id in sample_ids]
+    extent = {name: samples[name][chosen] for name in ("extent_w_mm", "extent_h_mm")}
+    return {"pixels": cut_some(corpus, list(sample_ids), spec_of(task)), **extent}
 
 
 def _split_beside(location: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from foodray.cli.analyze import analyze, analyze_help
+from foodray.cli.doctor import doctor, doctor_help
 from foodray.cli.keys import keys, keys_help
 from foodray.cli.printing import print_export, print_plan, print_run, print_scored, print_scoring
 from foodray.cli.report import report, report_help
@@ -84,6 +85,7 @@ def _dispatch(arguments: list[str]) -> None:
         "analyze": analyze_help,
         "serve": serve_help,
         "keys": keys_help,
+        "doctor": doctor_help,
     }
     tyro.extras.subcommand_cli_from_dict(commands, args=arguments, prog="foodray", description="Train models that read a nutrition study's meal photographs.")
 
@@ -220,7 +222,7 @@ def show(run: RunArg) -> None:
         raise ConfigError(f"{run} is not a finished run (no run.json)") from error
 
 
-def export(bundle: BundleArg, out: OutArg, corpus: str | None = None) -> None:
+def export(bundle: BundleArg, out: OutArg, corpus: str | None = None, against: str | None = None) -> None:
     """Write a bundle as ONNX files for phones and other programs, and measure what they are.
 
     Args:
@@ -228,13 +230,15 @@ def export(bundle: BundleArg, out: OutArg, corpus: str | None = None) -> None:
         out: New folder or s3:// location for model.onnx, card.json, export.json and, with a corpus, model_int8.onnx.
         corpus: Corpus whose photos the int8 version is made from and compared with fp32 on: those of the training and test sides where it is the one of
             the bundle's run and split.parquet lies beside the bundle. Without it there is no int8 version.
+        against: Bundle of another network of the same family and classes, as a student's teacher: how often each version says what it says, and how much
+            faster it is.
     """
     from foodray.analyzer.export import export_bundle
     from foodray.corpus.corpus import Corpus
     from foodray.storage.store import Store
 
     store = Store(out)
-    print_export(store.root, export_bundle(bundle, store, Corpus.open(corpus) if corpus is not None else None))
+    print_export(store.root, export_bundle(bundle, store, Corpus.open(corpus) if corpus is not None else None, against))
 
 
 def score_help() -> None:
@@ -278,6 +282,7 @@ WITH_SETTINGS = {
     "analyze": analyze,
     "serve": serve,
     "keys": keys,
+    "doctor": doctor,
     "train-uploads": train_uploads,
 }
 """Commands that parse their own settings."""
@@ -324,7 +329,7 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
         print("2/6  indexing it into a corpus")
         index(store.uri("study"), store.uri("corpus"))
     print("3/6  training a small segmentation network, which finds the foods, from random weights")
-    place = ["--corpus", store.uri("corpus"), "--results", store.uri("runs")]
+    place = ["--corpus", store.uri("corpus"), "--results", store.uri("runs"), "--split.method", "manifest"]  # one test side for both models
     train("segmentation", [*place, "--name", "segmentation", *DEMO_SEGMENTATION, "--loop.seed", str(seed)])
     print("\n4/6  training the multi-task model, which names them and estimates their energy, from random weights")
     train("mtl", [*place, "--name", "mtl", *DEMO_SETTINGS, "--loop.seed", str(seed)])
@@ -332,7 +337,7 @@ def demo(folder: str = "runs/demo", seed: int = 0) -> None:
     bundles = [store.uri(f"runs/{name}/bundle") for name in ("segmentation", "mtl")]
     score(["--study", store.uri("study"), "--results", store.uri("scored"), "--bundles", *bundles, *DEMO_SCORING])
     if not store.exists("report/manifest.json"):
-        print("\n6/6  the study report of that archive, on the participants that neither model has seen")
+        print("\n6/6  the study report of that archive, on the participants that neither model has seen (split = test in its images.csv)")
         report([store.uri("scored/archive"), "--out", store.uri("report")])
 
 

@@ -169,18 +169,27 @@ def _print_classes(by_class: dict[str, dict[str, float | None]], place: str) -> 
 def print_export(place: str, facts: dict[str, Any]) -> None:
     """The files of an export with their sizes and speeds, and how near they are to the network and to each other."""
     print(f"{place}: {facts['num_parameters'] / 1e6:,.2f} M parameters, {facts['num_flops'] / 1e9:,.3f} GFLOPs a photo (a multiply-add counts as two)")
-    times = facts["latency"]
+    times, other = facts["latency"], facts.get("against")
     for name, time_ms in times["median_ms"].items():
         size = f"{facts['num_bytes'][name] / 1e6:8.2f} MB" if name in facts["num_bytes"] else " " * 11
-        print(f"  {name:18}{size}{time_ms:10.2f} ms a photo on one thread, {times['times_as_fast_as_eager'][name]:.2f} times as fast as eager")
+        beside = f", {other['times_as_fast'][name]:.2f} times as fast as the other" if other else ""
+        print(f"  {name:18}{size}{time_ms:10.2f} ms a photo on one thread, {times['times_as_fast_as_eager'][name]:.2f} times as fast as eager{beside}")
+    if other:
+        more = f"{other['num_parameters'] / facts['num_parameters']:.2f} times the parameters, {other['num_flops'] / facts['num_flops']:.2f} times the FLOPs"
+        print(f"  the other, eager  {' ' * 11}{other['median_ms']:10.2f} ms a photo; {more}")
     print(f"model.onnx differs from eager by at most {facts['difference_to_eager']:.1g} of the largest output")
     if "int8" not in facts:
         print("no int8 version was made: it needs photos, --corpus CORPUS")
         return
     near = facts["int8"]
-    shown = {name: f"{name.replace('_', ' ')} {value:.2%}" for name, value in near.items() if name.endswith(("_agreement", "_difference"))}
     counts = f"{near['num_measured']} squares ({near['sides'][1]}), its ranges from {near['num_ranges']} ({near['sides'][0]})"
-    print(f"int8 against fp32 on {counts}: {', '.join(shown.values())}")
+    print(f"int8 against fp32 on {counts}: {_nearness(near)}")
+    for name, found in facts.get("against", {}).get("agreement", {}).items():
+        print(f"{name} against the other on the same: {_nearness(found)}")
+
+
+def _nearness(found: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in found.items() if name.endswith(("_agreement", "_difference")))
 
 
 def _print_reliability(fitted: dict[str, Any] | None, found: dict[str, Any], *, unit: str) -> None:

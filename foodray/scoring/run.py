@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy
 
 from foodray.analyzer import AnalyzerConfig
 from foodray.analyzer.messages import Versions
-from foodray.cluster import check_resources, check_storage, connect, num_workers_at_most
+from foodray.cluster import check_resources, check_storage, check_versions, connect, num_workers_at_most
 from foodray.corpus.manifest import Study
 from foodray.corpus.marker import Marker, read_markers
 from foodray.corpus.progress import quiet_ray_data
@@ -75,6 +75,7 @@ def _score_blocks(config: ScoreConfig, archive: Archive, markers: Mapping[str, M
     store = archive.store
     connect()
     check_resources(config.min_workers, cpus_per_worker=1.0, use_gpu=config.use_gpu)
+    check_versions()
     bundles = [("bundles", Store(location), "bundle.json") for location in config.analyzer.bundles]
     check_storage(Store(config.results), ("results", store, "config.json"), *bundles)
     job = ScorerJob(

@@ -24,6 +24,8 @@ from foodray.scoring.schema import DAYS, FLAGS, IMAGE_RESULTS, INCOMPLETE, ITEMS
 
 log = logging.getLogger(__name__)
 
+ROLE_BASIS = {"before": "served", "after": "leftover"}
+"""What the amounts beside a photo of each role are."""
 PLACE = ("participant_id", "study_day", "occasion_id", "occasion_type", "capture_role", "pair_id", "view")
 """Keys that image_results take from the manifest."""
 AMOUNTS = ("mass_g", *NUTRIENTS)
@@ -147,7 +149,7 @@ def _spread(totals: tuple[np.ndarray, np.ndarray], rows: np.ndarray, num_photos:
 def _items(results: pa.Table, flat: pa.Table, parent: np.ndarray, index: np.ndarray) -> pa.Table:
     photo = results.take(pa.array(parent))
     role = photo["capture_role"].fill_null("before")
-    basis = pc.if_else(pc.equal(role, "before"), "served", pc.if_else(pc.equal(role, "after"), "leftover", "unknown"))
+    basis = pa.array([ROLE_BASIS.get(one, "unknown") for one in role.to_pylist()], pa.string())
     ids = pc.binary_join_element_wise(photo["image_id"], pc.cast(pa.array(index), pa.string()), "#")
     own = {"item_id": ids, "item_index": pa.array(index, pa.int16()), "amount_basis": basis}
     schema = arrow_schema(ITEMS)

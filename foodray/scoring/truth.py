@@ -15,7 +15,7 @@ from foodray.corpus.schema import TRUTH_METHODS, arrow_schema
 from foodray.scoring.match import match_items
 from foodray.scoring.nested import fill_amounts
 from foodray.scoring.schema import IMAGE_RESULTS, ITEM_FIELDS
-from foodray.scoring.tables import PLACE, study_tables
+from foodray.scoring.tables import PLACE, ROLE_BASIS, study_tables
 
 SCORED = ("ok", "ok_no_food")
 LEFT_OUT = {
@@ -41,6 +41,25 @@ def one_rater(truth_items: pa.Table) -> tuple[pa.Table, int]:
     best = raters.sort_values(["rank", "rater"], kind="stable").groupby("subject")["rater"].first()
     keep = (raters["rater"] == raters["subject"].map(best)) | raters["subject"].isna()
     return truth_items.filter(pa.array(keep.to_numpy(bool))), int((~keep).sum())
+
+
+def fitting_amounts(truth_items: pa.Table, image_results: pa.Table) -> tuple[pa.Table, int, int]:
+    """Truth without amounts that do not mean what they stand beside, how many of photos were emptied, and how many rows of meals were left aside.
+
+    Beside a photo the amounts are what it shows: served before the meal, leftover after it; others there are emptied, the class stays. Of a meal as a
+    whole (rows without image_id) that is told as consumed, what was served and left is told twice, and is left aside.
+    """
+    frame = truth_items.select(["image_id", "occasion_id", "amount_basis"]).to_pandas()
+    roles = image_results.select(["image_id", "capture_role"]).to_pandas().set_index("image_id")["capture_role"].fillna("before")
+    role = frame["image_id"].map(roles)
+    differs = frame["amount_basis"].notna() & role.isin(ROLE_BASIS) & (frame["amount_basis"] != role.map(ROLE_BASIS))
+    of_meal = frame["image_id"].isna() & frame["occasion_id"].notna()
+    eaten = set(frame.loc[of_meal & (frame["amount_basis"] == "consumed"), "occasion_id"])
+    twice = of_meal & frame["occasion_id"].isin(eaten) & frame["amount_basis"].isin(("served", "leftover"))
+    fits = pa.array(~differs.to_numpy(bool))
+    emptied = {name: pc.if_else(fits, truth_items[name], None) for name in ("mass_g", "volume_ml", "energy_kcal")}
+    table = pa.table({name: emptied.get(name, truth_items[name]) for name in truth_items.column_names}, schema=truth_items.schema)
+    return table.filter(pa.array(~twice.to_numpy(bool))), int(differs.sum()), int(twice.sum())
 
 
 def known_amounts(truth_items: pa.Table, foods: pa.Table | None) -> pa.Table:

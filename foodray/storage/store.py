@@ -177,6 +177,20 @@ class Store:
         """Every file below a prefix, as sorted keys; an absent prefix is an empty list."""
         return list(self.sizes(prefix))
 
+    def first(self) -> str | None:
+        """The key of some file, without listing all of them; None where there is none. Raises as `sizes` does."""
+        try:
+            if not self.remote:
+                found = next((path for path in Path(self.root).rglob("*") if path.is_file()), None)
+                return None if found is None else found.relative_to(self.root).as_posix()
+            bucket, _, prefix = self.root.removeprefix("s3://").partition("/")
+            prefix += "/" if prefix else ""
+            # Two, for the first may be the empty object that stands for the folder itself.
+            listed = self._fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=2).get("Contents", [])
+            return next((entry["Key"].removeprefix(prefix) for entry in listed if not entry["Key"].endswith("/")), None)
+        except Exception as error:
+            raise StorageError(f"cannot list {self.root}: {type(error).__name__}: {error}; check the address and the credentials") from error
+
     def fetch(self, key: str, target: Path) -> Path:
         """Copy one file to a local path and return that path."""
         target.parent.mkdir(parents=True, exist_ok=True)

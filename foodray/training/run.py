@@ -33,7 +33,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import nn
 
-from foodray.cluster import check_resources, check_storage, connect
+from foodray.cluster import check_resources, check_storage, check_versions, connect
 from foodray.config import differences, to_plain, without_nan
 from foodray.corpus.corpus import Corpus
 from foodray.corpus.splits import SPLIT_NAMES, Pool, make_pool
@@ -85,6 +85,7 @@ def train(config: RunConfig[Any], family: type[Task], progress: Progress | None 
     connect()
     workers = config.workers
     check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
+    check_versions()
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
     network = replace(plan.task, config=plan.local).network()  # type: ignore[type-var]  # weights that cannot be had, or layers that are not there, fail here and not in every worker
     _check_batch_norm(config, network)

@@ -60,7 +60,7 @@ def run(num_photos: int = 2048, rounds: int = 2, runtimes: tuple[RuntimeName, ..
         ways: dict[str, Callable[[], float]] = {"recipe": lambda: _recipe(folder / "study" / "photos"), "loader": lambda: _loader(photos)}
         for runtime in runtimes:
             runs = folder / f"runs-{runtime}"
-            ways[f"foodray {runtime}"] = partial(_foodray, study, str(runs), bundle, runtime)
+            ways[f"foodray {runtime}"] = partial(scoring_rate, study, str(runs), bundle, runtime)
             ways[f"plain {runtime}"] = partial(_plain, photos, bundle, runtime, runs)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
@@ -110,7 +110,8 @@ def _network() -> tuple[MtlTask, torch.nn.Module]:
     return task, task.network(weights="random").eval()
 
 
-def _foodray(study: str, results: str, bundle: str, runtime: RuntimeName) -> float:
+def scoring_rate(study: str, results: str, bundle: str, runtime: RuntimeName) -> float:
+    """Photos/s of scoring a study's archive with a bundle, without start-up."""
     seen: list[tuple[float, int]] = []
     config = ScoreConfig(
         study=study,

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from evidence_frames import make_evidence
 
+from foodray.report.statistics.classification import OTHER
 from foodray.report.study.agreement import agreement_section
 from foodray.report.study.change import change_section
 from foodray.report.study.classification import classification_section
@@ -96,6 +97,23 @@ def test_accuracy_and_the_classes_are_counts(evidence: Evidence, sections: dict[
     assert classes["num_named"].to_dict() == pairs["class_name"].value_counts().to_dict()
     confused = table(sections["classification"], "confused")
     assert confused["num_items"].sum() == (~right).sum()
+
+
+def test_classes_and_mistakes_of_few_participants_are_not_told_apart(evidence: Evidence) -> None:
+    config = replace(CONFIG, min_cell=8)
+    people = sorted(set(evidence.items["participant_id"]))[:7]
+    few = evidence.items.assign(truth_class_name=evidence.items["truth_class_name"].where(~evidence.items["participant_id"].isin(people), "durian"))
+    section = classification_section(replace(evidence, items=few), config)
+    named = few[few["link"].notna() & few["truth_class_name"].notna() & few["class_name"].notna() & (few["left_out"] != "participant_seen")]
+    people_of = named.groupby("truth_class_name")["participant_id"].nunique()
+    classes = table(section, "classes")
+    assert 0 < people_of["durian"] < 8
+    assert set(classes["class_name"]) == set(large_enough(*(named[name].to_numpy(object) for name in ("truth_class_name", "participant_id")), 8)[0]) - {None}
+    assert "durian" not in str(section)
+    mistakes = named[named["class_name"] != named["truth_class_name"]].groupby(["truth_class_name", "class_name"])["participant_id"].nunique()
+    told = table(section, "confused").set_index(["truth_class_name", "class_name"]).index
+    assert all(mistakes[pair] >= 8 for pair in told if OTHER not in pair)
+    assert table(section, "confused")["num_items"].sum() <= (named["class_name"] != named["truth_class_name"]).sum()
 
 
 def test_limits_of_agreement_and_correlations_stand_around_the_bias(evidence: Evidence, sections: dict[str, Section]) -> None:

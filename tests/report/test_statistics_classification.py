@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from torchmetrics.functional.classification import binary_calibration_error
 
 from foodray.report.statistics.calibration import calibration
-from foodray.report.statistics.classification import OTHER, classification
+from foodray.report.statistics.classification import OTHER, classification, confusion
 from foodray.report.statistics.clusters import Resampling
 from foodray.report.statistics.coverage import coverage
 
@@ -44,15 +44,18 @@ def test_classes_are_counted_as_scikit_learn_counts_them() -> None:
 
 
 def test_rare_classes_of_the_confusion_are_one_and_no_row_is_lost() -> None:
-    truth, predicted, participants, _ = answers()
-    found = classification(truth, predicted, participants, how=HOW, num_confused=3).confusion
+    truth, predicted, _, _ = answers()
+    found = confusion(truth, predicted, most=3)
     first = found.names[0]
     frequent = sorted(NAMES, key=lambda name: (-(truth == name).sum(), name))[:3]
     assert found.names == (*frequent, OTHER)
     assert found.counts.sum() == 600
     assert found.counts[:3].sum() == np.isin(truth.astype(str), frequent).sum()
     assert found.counts[0, 0] == ((truth == first) & (predicted == first)).sum()
-    assert OTHER not in classification(truth, predicted, participants, how=HOW).confusion.names
+    assert OTHER not in confusion(truth, predicted).names
+    joined = np.where(truth == found.names[1], OTHER, truth)
+    assert confusion(joined, predicted).names[-1] == OTHER
+    assert confusion(joined, predicted).counts.sum() == 600
 
 
 def test_classes_that_the_model_does_not_know_are_told() -> None:

@@ -8,7 +8,7 @@ from archives import Row, item, manifest, photo, refused, results, scored
 
 from foodray.corpus.schema import TRUTH_ITEMS, arrow_schema
 from foodray.scoring.tables import study_tables
-from foodray.scoring.truth import LEFT_OUT, link_items, one_rater, truth_tables
+from foodray.scoring.truth import LEFT_OUT, fitting_amounts, link_items, one_rater, truth_tables
 
 
 def truth(*rows: Row) -> pa.Table:
@@ -119,3 +119,20 @@ def test_of_several_raters_of_a_photo_who_weighed_counts_and_the_others_are_coun
 def test_a_run_without_truth_links_nothing() -> None:
     tables = run(manifest(photo("a")), scored("a", 10.0))
     assert links(tables, truth()) == {("a#0", None): (None, "photo_without_truth")}
+
+
+def test_amounts_that_do_not_mean_what_their_photo_shows_are_emptied_and_a_meal_is_not_told_twice() -> None:
+    tables = run(manifest(photo("a"), photo("b", capture_role="after")), scored("a", item(100.0)), scored("b", item(20.0)))
+    rows = [
+        true("served", "a", 90.0, amount_basis="served"),
+        true("eaten", "a", 70.0, x=50.0, amount_basis="consumed"),
+        true("unsaid", "b", 10.0),
+        true("wrong", "b", 90.0, x=50.0, amount_basis="served"),
+        *({"truth_item_id": f"o-{name}", "occasion_id": "o", "energy_kcal": 5.0, "amount_basis": name} for name in ("served", "leftover", "consumed")),
+        *({"truth_item_id": f"p-{name}", "occasion_id": "p", "energy_kcal": 5.0, "amount_basis": name} for name in ("served", "leftover")),
+    ]
+    found, num_emptied, num_twice = fitting_amounts(truth(*rows), tables["image_results"])
+    assert (num_emptied, num_twice) == (2, 2)
+    amounts = dict(zip(found["truth_item_id"].to_pylist(), found["energy_kcal"].to_pylist(), strict=True))
+    assert amounts == {"served": 90.0, "eaten": None, "unsaid": 10.0, "wrong": None, "o-consumed": 5.0, "p-served": 5.0, "p-leftover": 5.0}
+    assert set(found["class_name"].to_pylist()[:4]) == {"rice"}

@@ -98,6 +98,23 @@ def test_what_was_measured_is_told_with_its_conditions(exported: Store) -> None:
     assert (near["num_ranges"], near["num_measured"], near["sides"]) == (40, 20, ["train", "test"])
 
 
+def test_every_version_is_compared_with_another_bundle_on_the_same_photos(
+    corpus: Corpus, location: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["export", location, str(tmp_path / "out"), "--corpus", corpus.store.root, "--against", location])
+    found = card_of(Store(str(tmp_path / "out")), "export.json")["against"]
+    assert found["agreement"]["eager"] == {"class_name_agreement": 1, "class_prob_difference": 0, "energy_kcal_difference": 0}  # it is itself
+    assert found["agreement"]["model_int8.onnx"]["class_name_agreement"] > 0.7
+    assert list(found["times_as_fast"]) == ["eager", "model.onnx", "model_int8.onnx"]
+    assert found["bundle_id"] == card_of(Store(location), "bundle.json")["card_sha256"]
+    assert "1.00 times the parameters" in capsys.readouterr().out
+
+
+def test_a_bundle_of_other_classes_is_no_measure(location: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="compare with a bundle of the same family and names"):
+        export_bundle(location, Store(str(tmp_path / "out")), against=make_tagger(tmp_path / "tagger"))
+
+
 def photos_of(pixels: np.ndarray, corpus: Corpus, task: Any) -> set[str]:
     """The photos that squares were cut from."""
     ids = corpus.samples("item")["sample_id"].tolist()

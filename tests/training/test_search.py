@@ -25,7 +25,7 @@ from foodray.training.search.space import make_space
 
 Config = RunConfig[MtlConfig]
 GOOD, BAD = 0.02, 1e-9
-EPOCHS = 6
+EPOCHS = 4
 SPACE = (f"task.optimizer.lr={GOOD},{BAD}", "task.weights=random,/nowhere/net.safetensors")
 WANTED = SearchConfig(space=SPACE, method="grid", scheduler="asha", grace_epochs=1, reduction_factor=2, concurrent=1)
 

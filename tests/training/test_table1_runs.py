@@ -62,12 +62,13 @@ def test_the_same_again_trains_nothing(config: Table1Config, done: tuple[dict[st
 
 
 def test_a_run_that_fails_is_named_when_the_others_are_finished(config: Table1Config, done: tuple[dict[str, list[Run]], list[dict[str, Any]]]) -> None:
-    """The folder of one of them is in the way; one is finished already, and one is trained."""
+    """The folder of one of them is in the way; the others are finished already."""
     named = replace(config, name="in-the-way")
-    finished = Path(config.results, "in-the-way", "classification-0")
-    shutil.copytree(done[0]["classification"][0].store.root, finished)
-    settings = json.loads((finished / "config.json").read_text())
-    (finished / "config.json").write_text(json.dumps({**settings, "results": str(finished.parent)}))
+    for row in ("classification", "sps_cdfa_ln"):
+        finished = Path(config.results, "in-the-way", f"{row}-0")
+        shutil.copytree(done[0][row][0].store.root, finished)
+        settings = json.loads((finished / "config.json").read_text())
+        (finished / "config.json").write_text(json.dumps({**settings, "results": str(finished.parent)}))
     Store(f"{config.results}/in-the-way/portion-0").write("config.json", b"{}")
     with pytest.raises(ClusterError, match=r"1 of 2 runs failed, the others are finished: portion-0: .*other settings"):
         train_table1(named)

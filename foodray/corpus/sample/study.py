@@ -156,6 +156,7 @@ def _write_photo(store: Store, config: SampleConfig, plan: Plan) -> tuple[Row, l
 
 def _image_row(config: SampleConfig, plan: Plan, photo: Photo, digest: str) -> Row:
     trains = plan.participant < config.num_participants or config.num_participants == 1
+    side = "test" if plan.participant % 8 in (3, 4) else "train"  # a quarter of the people, of both sites
     return {
         "image_id": plan.image_id,
         "image_uri": plan.image_uri,
@@ -174,6 +175,7 @@ def _image_row(config: SampleConfig, plan: Plan, photo: Photo, digest: str) -> R
         "marker_id": MARKER.marker_id,
         "device_model": plan.device_model,
         "amount_target": "served",
+        "split": side if trains else "score",
         "consent_scope": "score_train" if trains else "score",
     }
 

@@ -65,8 +65,6 @@ class Classification:
     """Mean F1 over all classes of truth or prediction, each counting once (scikit-learn's macro average)."""
     classes: tuple[ClassScores, ...]
     """Every class of truth or prediction, by support."""
-    confusion: Confusion
-    """Which is mistaken for which."""
     num_rows: int
     """Rows compared."""
     known_share: Interval | None
@@ -85,7 +83,6 @@ def classification(
     how: Resampling,
     top: Sequence[Sequence[str]] | None = None,
     known: Collection[str] | None = None,
-    num_confused: int = 25,
 ) -> Classification:
     """Compare named classes (N,) with true ones (N,); `top` lists each row's classes, likeliest first, `known` is all that the model can name.
 
@@ -104,7 +101,6 @@ def classification(
         top5=_top5(truth, participants, top, how),
         macro_f1=_macro_f1(truth, predicted, Clusters(participants), how),
         classes=_classes(truth, predicted, participants, known, how),
-        confusion=_confusion(truth, predicted, num_confused),
         num_rows=len(truth),
         known_share=None if known is None else mean_interval(is_known, participants, how, scale="logit"),
         top1_known=mean_interval(right[is_known], participants[is_known], how, scale="logit") if known is not None and is_known.any() else None,
@@ -156,8 +152,10 @@ def _classes(
     return tuple(sorted(found, key=lambda scores: (-scores.support, scores.name)))
 
 
-def _confusion(truth: NDArray[Any], predicted: NDArray[Any], most: int) -> Confusion:
-    frequent = [name for name, _ in sorted(Counter(truth).items(), key=lambda entry: (-entry[1], entry[0]))][:most]
+def confusion(truth: NDArray[Any], predicted: NDArray[Any], *, most: int = 25) -> Confusion:
+    """Counts of true (N,) against named class (N,) for the `most` frequent true classes, the rest as `OTHER`, which rows may be already."""
+    counted = Counter(name for name in truth if name != OTHER)
+    frequent = [name for name, _ in sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))][:most]
     shown = set(frequent)
     sides = [np.array([name if name in shown else OTHER for name in side], dtype=object).astype(str) for side in (truth, predicted)]
     names = [*frequent, *([OTHER] if OTHER not in shown and any((side == OTHER).any() for side in sides) else [])]

@@ -1,17 +1,18 @@
 """The section `classification`: how often the food is named rightly, what is mistaken for what, and whether probabilities mean what they say."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from foodray.report.statistics.calibration import Calibration, Reliability, calibration
-from foodray.report.statistics.classification import Classification, classification
+from foodray.report.statistics.classification import OTHER, Classification, Confusion, classification, confusion
 from foodray.report.study import maps, plots
 from foodray.report.study.config import ReportConfig
 from foodray.report.study.evidence import Evidence
-from foodray.report.study.numbers import interval_cells, interval_columns, number, resampling
+from foodray.report.study.numbers import hidden_note, interval_cells, interval_columns, large_enough, number, resampling
 from foodray.report.study.parts import Figure, Number, Section, Table
 
 TITLE = "Naming the food"
@@ -43,8 +44,10 @@ def classification_section(evidence: Evidence, config: ReportConfig) -> Section:
     top = [_listed(found) for found in named["topk"]]
     found = classification(truth, given, people, how=resampling(config), top=[list(probs) for probs in top])
     numbers = [one for name in WHAT if (one := _number(name, WHAT, getattr(found, name))) is not None]
-    tables = [_classes(found, named, config), _confused(found)]
-    figures = [maps.confusion(key="confusion", title="Truth against prediction", counts_CC=found.confusion.counts, labels=list(found.confusion.names))]
+    shown, hidden = large_enough(truth, people, config.min_cell)
+    mistaken = confusion(*_folded(truth, shown, given, people, config.min_cell))
+    tables = [_classes(found, named, set(shown), hidden, config), _confused(mistaken, config)]
+    figures = [maps.confusion(key="confusion", title="Truth against prediction", counts_CC=mistaken.counts, labels=list(mistaken.names))]
     sure = named["class_prob"].to_numpy(np.float64)
     text = [f"{len(named):,} items of {named['participant_id'].nunique()} participants; items that were not found, or have no truth, are in the flow above."]
     if np.isfinite(sure).all():
@@ -53,7 +56,7 @@ def classification_section(evidence: Evidence, config: ReportConfig) -> Section:
         tables.append(_bins(trusted.equal_width))
         figures += _calibration_figures(trusted)
         text.append("The calibration error depends on its bins, and chance alone keeps it above 0; the diagram shows where it comes from.")
-    unnamed = sorted(set(truth) - set(given))
+    unnamed = sorted(set(shown) - set(given) - {None})
     if unnamed:
         more = f" and {len(unnamed) - _MOST_NAMED:,} more" if len(unnamed) > _MOST_NAMED else ""
         text.append(f"Never named by the model: {', '.join(str(name) for name in unnamed[:_MOST_NAMED])}{more}.")
@@ -102,29 +105,42 @@ def _of_probability(found: Calibration) -> list[Number]:
     ]
 
 
-def _classes(found: Classification, named: pd.DataFrame, config: ReportConfig) -> Table:
-    people = named.groupby("truth_class_name")["participant_id"].nunique()
+def _folded(
+    truth: NDArray[Any], shown: NDArray[np.object_], given: NDArray[Any], people: NDArray[Any], least: int
+) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """True and named class of each row (N,): `OTHER` in place of true classes that are not shown, and of mistakes of fewer than `least` participants."""
+    kept = np.array([name if name is not None else OTHER for name in shown], dtype=object)
+    mistakes = np.array([f"{true}\0{name}" if true != name else None for true, name in zip(kept, given, strict=True)], dtype=object)
+    told, _ = large_enough(mistakes, people, least)
+    return kept, np.where(pd.notna(mistakes) & pd.isna(told), OTHER, given)
+
+
+def _classes(found: Classification, named: pd.DataFrame, shown: Collection[str], hidden: int, config: ReportConfig) -> Table:
+    people, given_to = (named.groupby(side)["participant_id"].nunique() for side in ("truth_class_name", "class_name"))
     columns = {
         "class_name": "food class",
         "num_items": "items whose truth it is",
         "num_participants": "participants they are of",
         "num_named": "items that were given it",
-        "precision": "share of those that are of it",
+        "precision": f"share of those that are of it; empty where they are of fewer than {config.min_cell} participants",
         **interval_columns("recall", "share of its items that were given it"),
         "f1": "harmonic mean of both",
     }
     rows = []
     for scores in found.classes:
-        interval = scores.recall_interval if people.get(scores.name, 0) >= config.min_cell else None
-        cells = interval_cells("recall", interval) | ({} if interval else {"recall": scores.recall})
-        row = {"class_name": scores.name, "num_items": scores.support, "num_participants": int(people.get(scores.name, 0)), "num_named": scores.num_predicted}
-        rows.append(row | {"precision": scores.precision, "f1": scores.f1} | cells)
-    note = f"Classes of fewer than {config.min_cell} participants have no interval."
+        if scores.name not in shown:
+            continue
+        cells = {"num_named": scores.num_predicted, "precision": scores.precision, "f1": scores.f1}
+        if 0 < given_to.get(scores.name, 0) < config.min_cell:
+            cells = dict.fromkeys(cells, np.nan)
+        row = {"class_name": scores.name, "num_items": scores.support, "num_participants": int(people[scores.name])}
+        rows.append(row | cells | interval_cells("recall", scores.recall_interval))
+    note = hidden_note(hidden, config.min_cell)
     return Table(key="classes", title="Classes", frame=pd.DataFrame(rows, columns=list(columns)), meanings=columns, note=note)
 
 
-def _confused(found: Classification) -> Table:
-    names, counts = found.confusion.names, found.confusion.counts
+def _confused(found: Confusion, config: ReportConfig) -> Table:
+    names, counts = found.names, found.counts
     places = [(row, column) for row, column in zip(*np.nonzero(counts), strict=True) if row != column]
     rows = [(names[row], names[column], int(counts[row, column]), counts[row, column] / counts[row].sum()) for row, column in places]
     meanings = {
@@ -136,7 +152,8 @@ def _confused(found: Classification) -> Table:
     frame = pd.DataFrame(rows, columns=list(meanings)).sort_values(
         ["num_items", "truth_class_name", "class_name"], ascending=[False, True, True], ignore_index=True
     )
-    return Table(key="confused", title="What is mistaken for what", frame=frame, meanings=meanings)
+    note = f"Classes, and mistakes, of fewer than {config.min_cell} participants are among {OTHER!r}."
+    return Table(key="confused", title="What is mistaken for what", frame=frame, meanings=meanings, note=note)
 
 
 def _bins(found: Reliability) -> Table:

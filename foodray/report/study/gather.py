@@ -20,7 +20,7 @@ from foodray.report.study.evidence import KEYS, Evidence
 from foodray.report.study.labels import labelled
 from foodray.scoring.files import read_tables
 from foodray.scoring.schema import INCOMPLETE
-from foodray.scoring.truth import known_amounts, link_items, one_rater, truth_tables
+from foodray.scoring.truth import fitting_amounts, known_amounts, link_items, one_rater, truth_tables
 from foodray.storage.store import Store
 from foodray.storage.tables import read_parquet
 
@@ -134,6 +134,7 @@ def _study(info: Mapping[str, Any]) -> Study | None:
 
 def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, study: Study | None, config: ReportConfig) -> Evidence:
     tables = read_tables(run)
+    truth, misfits = _fitting(truth, tables)
     photos = tables["image_results"].select(list(_PHOTO)).to_pandas()
     images = None if study is None else study.images.select(["image_id", "site_id", "device_model", "captured_at"]).to_pandas()
     if images is not None and photos["image_id"].isin(images["image_id"]).any():  # what the manifest alone knows of the photos
@@ -160,9 +161,23 @@ def _of_run(run: Store, info: Mapping[str, Any], truth: Truth, study: Study | No
         participants=_people(truth),
         estimates=estimates,
         run=info,
-        notes=(*notes, *_about_boxes(items), *negative, *lonely),
+        notes=(*notes, *misfits, *_about_boxes(items), *negative, *lonely),
         is_sample=bool(info.get("sample_data")),
     )
+
+
+def _fitting(truth: Truth, tables: Mapping[str, pa.Table]) -> tuple[Truth, list[str]]:
+    """The truth without amounts that do not mean what they stand beside, and what to say of those."""
+    items, num_emptied, num_twice = fitting_amounts(truth.truth_items, tables["image_results"])
+    notes = []
+    if num_emptied:
+        notes.append(
+            f"The amounts of {num_emptied} truth items were not compared: their amount_basis is not what their photo shows (served before, leftover after the "
+            "meal). Amounts consumed belong to the meal: leave image_id empty there."
+        )
+    if num_twice:
+        notes.append(f"{num_twice} truth items of meals were left aside, for the same meals are told as consumed.")
+    return replace(truth, truth_items=items), notes
 
 
 def _without_negative(pairs: dict[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], list[str]]:

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from foodray.report.statistics.classification import OTHER
 from foodray.report.study.drawing import ACCENT, INK, LINE, PANEL, QUIET, SERIES, STYLE, WARN, finish, new_axes, styled
 from foodray.report.study.parts import Figure
 from foodray.report.study.words import shown
@@ -27,7 +28,7 @@ _DARKEST = 0.43
 
 @styled(STYLE)
 def confusion(*, key: str, title: str, counts_CC: NDArray[np.int64], labels: Sequence[str]) -> Figure:
-    """Counts (C, C) of true class (rows) and class given (columns), shaded by the share of the row; C is at most 26, join the rest before."""
+    """Counts (C, C) of true class (rows) and class given (columns), shaded by the share of the row; C is at most 26, the rest is joined in `OTHER`."""
     assert len(labels) == len(counts_CC) <= MOST_CLASSES
     share_CC = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
     side = 1.9 + 0.24 * len(labels)
@@ -37,13 +38,16 @@ def confusion(*, key: str, title: str, counts_CC: NDArray[np.int64], labels: Seq
     axes.set(xlabel="given", ylabel="true")
     total = int(counts_CC.sum())
     off_CC = counts_CC - np.diag(np.diag(counts_CC))
-    rights = shown(np.trace(counts_CC) / total, "%") if total else "none"
+    told_apart = np.array([label != OTHER for label in labels])
+    ours = int(counts_CC[told_apart].sum())
+    rights = shown(np.diag(counts_CC)[told_apart].sum() / ours, "%") if ours else "none"
     worst = [
         (int(count), *divmod(int(place), len(labels)))
         for place, count in zip(np.argsort(-off_CC, axis=None, kind="stable"), np.sort(-off_CC, axis=None), strict=True)
     ]
     told = "; ".join(f"{labels[row]} taken for {labels[column]} {-count} times" for count, row, column in worst[:3] if count)
-    text = f"{total:,} items of {len(labels)} classes, {rights} on the diagonal." + (f" Most frequent: {told}." if told else "")
+    rest = f" The other {total - ours:,} items are of classes that are not told apart." if ours < total else ""
+    text = f"{ours:,} items of {told_apart.sum()} classes, {rights} on the diagonal.{rest}" + (f" Most frequent: {told}." if told else "")
     return finish(canvas, key=key, title=title, text=text, wide=True)
 
 

@@ -23,7 +23,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from foodray.cluster import check_resources, check_storage, connect
+from foodray.cluster import check_resources, check_storage, check_versions, connect
 from foodray.config import to_plain, without_nan
 from foodray.corpus.corpus import Corpus
 from foodray.errors import ClusterError, ConfigError, ExistsError
@@ -58,6 +58,7 @@ def search(
     connect()
     workers = config.workers
     check_resources(workers.num_workers, cpus_per_worker=workers.cpus_per_worker, use_gpu=workers.use_gpu)
+    check_versions()
     check_storage(Store(config.results), ("corpus", corpus.store, "corpus.json"))
     places = at_once(config, wanted.concurrent)
     _write_down(store, config, wanted, family)
