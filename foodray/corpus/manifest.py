@@ -146,14 +146,16 @@ def package_photos(location: str) -> Store:
 
 def withdrawn_ids(study: Study) -> list[str | None]:
     """For each row of `study.images` the scope of its withdrawal, "all" or "train", or None; "all" goes before "train"."""
+    if study.withdrawn is None:
+        return [None] * study.images.num_rows
     scopes: dict[tuple[str, str], str] = {}
-    for row in [] if study.withdrawn is None else study.withdrawn.to_pylist():
+    for row in study.withdrawn.to_pylist():
         for name in ("participant_id", "image_id"):
             # A row that names both withdraws that photo only; loading such a table warns.
             if row[name] is not None and not (name == "participant_id" and row["image_id"] is not None):
                 scopes[name, row[name]] = "all" if "all" in (row["scope"], scopes.get((name, row[name]))) else "train"
     columns = [study.images[name].to_pylist() for name in ("participant_id", "image_id")]
-    found = [{scopes.get(("participant_id", participant)), scopes.get(("image_id", image))} for participant, image in zip(*columns, strict=True)]
+    found = ((scopes.get(("participant_id", participant)), scopes.get(("image_id", image))) for participant, image in zip(*columns, strict=True))
     return ["all" if "all" in both else "train" if "train" in both else None for both in found]
 
 

@@ -11,6 +11,7 @@ A run is named by its fingerprint (models, code, settings, markers, schema): the
 else, a manifest that grew only its new rows; another weight is another run beside the old one, which stays whole.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -25,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from foodray.analyzer.messages import Versions
-from foodray.config import digest, to_plain
+from foodray.config import to_plain
 from foodray.corpus.manifest import Study, load_study
 from foodray.errors import ExistsError, QuarantineError
 from foodray.provenance import lineage
@@ -34,7 +35,7 @@ from foodray.scoring.blocks import ENDS
 from foodray.scoring.config import ArchiveConfig
 from foodray.scoring.files import write_tables
 from foodray.scoring.lease import lease
-from foodray.scoring.ledger import Ledger, Rows, manifest_rows
+from foodray.scoring.ledger import ROWS_AT_A_TIME, Ledger, Rows, manifest_rows
 from foodray.scoring.results import results_table
 from foodray.scoring.schema import TABLES_VERSION
 from foodray.scoring.tables import DayCalibration, study_tables
@@ -116,7 +117,18 @@ class Archive:
     @cached_property
     def manifest_sha256(self) -> str:
         """Identity of the manifest, its boxes included."""
-        return digest({"jobs": self.rows.jobs["row_sha256"].to_pylist(), "fixed": self.rows.fixed})
+        return manifest_digest(self.rows)
+
+
+def manifest_digest(rows: Rows) -> str:
+    """`digest` of {"fixed": …, "jobs": hashes of the rows}, without the text of millions of hashes at a time."""
+    whole = hashlib.sha256(b'{"fixed":' + json.dumps(rows.fixed, sort_keys=True, separators=(",", ":")).encode() + b',"jobs":[')
+    comma = ""
+    for batch in rows.jobs.select(["row_sha256"]).to_batches(max_chunksize=ROWS_AT_A_TIME):
+        whole.update((comma + ",".join(f'"{value}"' for value in batch["row_sha256"].to_pylist())).encode())
+        comma = "," if batch.num_rows else comma
+    whole.update(b"]}")
+    return whole.hexdigest()
 
 
 def read_study(config: ArchiveConfig) -> Study:

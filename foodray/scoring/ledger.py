@@ -12,9 +12,11 @@ with a file reader, reserves 1 GiB of memory for each filter, and what it re-sco
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,6 +26,13 @@ from foodray.scoring.config import Retry
 from foodray.storage.store import Store
 from foodray.storage.tables import parquet_bytes, read_parquet
 
+ROWS_AT_A_TIME = 65_536
+"""Rows that are Python objects at a time: as objects a manifest takes twenty times the memory of its table."""
+READERS = 16
+"""Part files read at a time: on S3 each is a wait of some 30 ms."""
+DECIDES = ("image_id", "image_uri", "image_sha256", "marker_id", "marker_px_per_mm")
+"""Columns of the manifest that, with the boxes, decide a result."""
+_CANONICAL = json.JSONEncoder(sort_keys=True)
 PLAN_SCHEMA = pa.schema([pa.field("row_sha256", pa.string()), pa.field("attempts", pa.int16()), pa.field("block", pa.string())])
 
 
@@ -39,17 +48,21 @@ class Rows:
 
 def manifest_rows(study: Study) -> Rows:
     """Every row of the manifest, as work or as a result."""
-    boxes = _boxes(study.truth_items)
-    jobs, fixed = [], []
-    for index, (row, withdrawn) in enumerate(zip(study.images.to_pylist(), withdrawn_ids(study), strict=True)):
-        result = _without_photo(row, withdrawn, study.refused.get(index))
-        if result is not None:
-            fixed.append({"image_id": row["image_id"], **result})
-            continue
-        job = {name: row[name] for name in ("image_id", "image_uri", "image_sha256", "marker_id", "marker_px_per_mm")}
-        job["boxes"] = boxes.get(row["image_id"], [])
-        jobs.append({**job, "row_sha256": hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()})
-    return Rows(jobs=pa.Table.from_pylist(jobs, schema=JOB_SCHEMA), fixed=fixed)
+    boxes, withdrawn = _boxes(study.truth_items), withdrawn_ids(study)
+    tables, fixed = [JOB_SCHEMA.empty_table()], []
+    start = 0
+    for batch in study.images.select([*DECIDES, "consent_scope"]).to_batches(max_chunksize=ROWS_AT_A_TIME):
+        jobs = []
+        for index, row in enumerate(batch.to_pylist(), start):
+            result = _without_photo(row, withdrawn[index], study.refused.get(index))
+            if result is not None:
+                fixed.append({"image_id": row["image_id"], **result})
+                continue
+            job = {name: row[name] for name in DECIDES} | {"boxes": boxes.get(row["image_id"], [])}
+            jobs.append({**job, "row_sha256": hashlib.sha256(_CANONICAL.encode(job).encode()).hexdigest()})
+        tables.append(pa.Table.from_pylist(jobs, schema=JOB_SCHEMA))
+        start += batch.num_rows
+    return Rows(jobs=pa.concat_tables(tables), fixed=fixed)
 
 
 def _without_photo(row: Mapping[str, Any], withdrawn: str | None, refused: tuple[str, str] | None) -> dict[str, Any] | None:
@@ -82,31 +95,38 @@ class Ledger:
         """Every result in the part files (`PART_SCHEMA`, or some of its columns: row_sha256 and attempts among them), of each row of work the
         latest attempt, ordered by row hash."""
         names = PART_SCHEMA.names if columns is None else columns
-        tables = [read_parquet(self.parts, key, names) for key in _whole_files(self.parts)]
+        with ThreadPoolExecutor(READERS) as pool:
+            tables = list(pool.map(lambda key: read_parquet(self.parts, key, names), _whole_files(self.parts)))
         whole = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table().select(names)
-        latest = whole.append_column("at", pa.array(range(whole.num_rows)))
+        latest = whole.append_column("at", pa.array(np.arange(whole.num_rows)))
         latest = latest.sort_by([("row_sha256", "ascending"), ("attempts", "descending"), ("at", "ascending")])
-        hashes = latest["row_sha256"].to_pylist()
-        first = pa.array([index == 0 or hashes[index - 1] != value for index, value in enumerate(hashes)], pa.bool_())
-        return latest.filter(first).drop_columns(["at"])
+        hashes = latest["row_sha256"].combine_chunks()
+        first = pc.not_equal(hashes[1:], hashes[:-1])
+        return latest.filter(pa.concat_arrays([pa.array([True] * min(1, whole.num_rows), pa.bool_()), first])).drop_columns(["at"])
 
-    def left(self, jobs: pa.Table, *, retry: Retry) -> list[dict[str, Any]]:
-        """The rows of work that are not done, each with the number of its next attempt."""
-        found = {row["row_sha256"]: row for row in self.results(["row_sha256", "attempts", "reason_code"]).to_pylist()}
-        again = {key: row["attempts"] + 1 for key, row in found.items() if _is_open(row, retry)}
-        rows = jobs.to_pylist()
-        return [{**row, "attempts": again.get(row["row_sha256"], 1)} for row in rows if row["row_sha256"] not in found or row["row_sha256"] in again]
+    def left(self, jobs: pa.Table, *, retry: Retry) -> pa.Table:
+        """The rows of work that are not done (`JOB_SCHEMA`), in their order, each with the number of its next attempt."""
+        found = self.results(["row_sha256", "attempts", "reason_code"])
+        place = pc.index_in(jobs["row_sha256"], found["row_sha256"].combine_chunks())
+        again = _is_open(found["reason_code"], retry).take(place)
+        attempts = pc.if_else(pc.is_null(place), 1, pc.add(found["attempts"].take(place), pa.scalar(1, pa.int16()))).cast(pa.int16())
+        numbered = jobs.set_column(jobs.column_names.index("attempts"), JOB_SCHEMA.field("attempts"), attempts)
+        return numbered.filter(pc.or_(pc.is_null(place), pc.fill_null(again, False)))
 
     def open_blocks(self, jobs: pa.Table, *, retry: Retry, photos_per_block: int) -> list[pa.Table]:
         """What is left to score, one table (`JOB_SCHEMA`) a block; rows seen for the first time are cut into blocks, which are written down."""
         left = self.left(jobs, retry=retry)
-        planned = {(row["row_sha256"], row["attempts"]): row["block"] for row in self._planned()}
-        planned |= self._plan([key for row in left if (key := (row["row_sha256"], row["attempts"])) not in planned], photos_per_block)
-        blocks: dict[str, list[dict[str, Any]]] = {}
-        for row in left:
-            block = planned[row["row_sha256"], row["attempts"]]
-            blocks.setdefault(block, []).append({**row, "block": block})
-        return [pa.Table.from_pylist(rows, schema=JOB_SCHEMA) for _, rows in sorted(blocks.items())]
+        blocks = self._blocks_of(left)
+        fresh = left.filter(pc.is_null(blocks))
+        if fresh.num_rows:
+            self._plan(fresh, photos_per_block)
+            blocks = self._blocks_of(left)
+        left = left.set_column(left.column_names.index("block"), JOB_SCHEMA.field("block"), blocks)
+        left = left.append_column("at", pa.array(np.arange(left.num_rows))).sort_by([("block", "ascending"), ("at", "ascending")]).drop_columns(["at"])
+        names = left["block"].combine_chunks()
+        starts = np.flatnonzero(np.r_[True, pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)]) if left.num_rows else np.array([], np.int64)
+        left = left.combine_chunks()
+        return [left.slice(start, end - start) for start, end in zip(starts.tolist(), [*starts[1:].tolist(), left.num_rows], strict=False)]
 
     def forget(self, image_ids: Iterable[str]) -> int:
         """Take the results of withdrawn photos out of the part files; returns how many there were."""
@@ -120,17 +140,26 @@ class Ledger:
                 self.parts.write(key, parquet_bytes(kept), replace=True)
         return count
 
-    def _planned(self) -> list[dict[str, Any]]:
-        return [row for key in _whole_files(self.plans) for row in read_parquet(self.plans, key).to_pylist()]
+    def _blocks_of(self, rows: pa.Table) -> pa.ChunkedArray:
+        """The block that each row's attempt was planned in, null where it was not."""
+        tables = [read_parquet(self.plans, key) for key in _whole_files(self.plans)]
+        planned = pa.concat_tables(tables) if tables else PLAN_SCHEMA.empty_table()
+        # A row that was planned twice (two submissions at a time) is in the later block.
+        planned = planned.take(pa.array(np.arange(planned.num_rows)[::-1]))
+        return planned["block"].take(pc.index_in(_keys(rows), _keys(planned).combine_chunks()))
 
-    def _plan(self, fresh: Sequence[tuple[str, int]], photos_per_block: int) -> dict[tuple[str, int], str]:
-        if not fresh:
-            return {}
+    def _plan(self, fresh: pa.Table, photos_per_block: int) -> None:
+        """Cut rows into blocks and write that down."""
         submission = len(_whole_files(self.plans)) + 1
-        blocks = {key: f"{submission:04d}-{index // photos_per_block:06d}" for index, key in enumerate(fresh)}
-        rows = [{"row_sha256": row, "attempts": attempt, "block": block} for (row, attempt), block in blocks.items()]
-        self.plans.write(f"{submission:04d}.parquet", parquet_bytes(pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)))
-        return blocks
+        numbers = pc.utf8_lpad(pc.cast(pa.array(np.arange(fresh.num_rows) // photos_per_block), pa.string()), 6, "0")
+        blocks = pc.binary_join_element_wise(f"{submission:04d}", numbers, "-")
+        table = pa.table([fresh["row_sha256"], fresh["attempts"], blocks], schema=PLAN_SCHEMA)
+        self.plans.write(f"{submission:04d}.parquet", parquet_bytes(table))
+
+
+def _keys(rows: pa.Table) -> pa.ChunkedArray:
+    """A row of work and which attempt at it, as one word."""
+    return pc.binary_join_element_wise(rows["row_sha256"], pc.cast(rows["attempts"], pa.string()), "#")
 
 
 def _whole_files(store: Store) -> list[str]:
@@ -138,6 +167,8 @@ def _whole_files(store: Store) -> list[str]:
     return [key for key in store.list() if key.endswith(".parquet")]
 
 
-def _is_open(row: Mapping[str, Any], retry: Retry) -> bool:
-    """Whether a re-submission tries a finished row again."""
-    return row["reason_code"] is not None and (retry == "all" or (retry == "timeouts" and row["reason_code"] == "timeout"))
+def _is_open(reasons: pa.ChunkedArray, retry: Retry) -> pa.ChunkedArray:
+    """Which finished rows a re-submission tries again, by the reason of their quarantine."""
+    if retry == "all":
+        return reasons.is_valid()
+    return pc.fill_null(pc.equal(reasons, "timeout" if retry == "timeouts" else ""), False)

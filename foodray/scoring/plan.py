@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from foodray.analyzer import Analyzer
 from foodray.corpus.fetch import fetch_photo
 from foodray.corpus.marker import Marker
@@ -66,32 +68,32 @@ def plan(config: ScoreConfig) -> Plan:
         run=archive.store.root,
         num_photos=archive.study.images.num_rows,
         num_fixed=dict(Counter(row["status"] for row in archive.rows.fixed)),
-        num_done=archive.rows.jobs.num_rows - len(left),
-        num_to_score=len(left),
+        num_done=archive.rows.jobs.num_rows - left.num_rows,
+        num_to_score=left.num_rows,
         num_bytes=sizes,
         num_not_listed=missing,
         formats=formats,
         num_pilot=timed,
         photos_per_s=rate,
         num_workers=workers,
-        seconds=len(left) / (rate * workers) if rate else None,
+        seconds=left.num_rows / (rate * workers) if rate else None,
     )
 
 
-def _sizes(archive: Archive, left: list[dict[str, Any]]) -> tuple[int | None, int]:
+def _sizes(archive: Archive, left: pa.Table) -> tuple[int | None, int]:
     photos = archive.study.photos
     try:
         listed = photos.sizes()
     except StorageError:  # an account may read what it may not list
         return None, 0
-    found = [listed.get(row["image_uri"].removeprefix(photos.root + "/")) for row in left]
+    found = [listed.get(uri.removeprefix(photos.root + "/")) for uri in left["image_uri"].to_pylist()]
     return sum(size for size in found if size is not None), found.count(None)
 
 
-def _pilot(config: ScoreConfig, archive: Archive, markers: Mapping[str, Marker], left: list[dict[str, Any]]) -> tuple[dict[str, int], float | None, int]:
-    if not left:
+def _pilot(config: ScoreConfig, archive: Archive, markers: Mapping[str, Marker], left: pa.Table) -> tuple[dict[str, int], float | None, int]:
+    if not left.num_rows:
         return {}, None, 0
-    drawn = random.Random(0).sample(left, min(len(left), PILOT_PHOTOS + WARM_UP_PHOTOS))
+    drawn = left.take(random.Random(0).sample(range(left.num_rows), min(left.num_rows, PILOT_PHOTOS + WARM_UP_PHOTOS))).to_pylist()
     wanted = config.analyzer
     if wanted.runtime == "openvino_int8":  # its models are made when the run begins: the pilot is the slower bf16
         wanted = replace(wanted, runtime="openvino_bf16")

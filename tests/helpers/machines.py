@@ -48,6 +48,8 @@ touch /run/booted
 sleep infinity & wait
 """
 
+AGAIN = 'for try in 1 2 3 4; do "$@" && break; done'  # Ray gives its own node 30 s to register, which on a busy machine may not be enough
+
 
 def why_not() -> str | None:
     """Why this machine cannot hold such machines, or None."""
@@ -229,10 +231,10 @@ def start_ray(machine: Machine, log: Path, has: Mapping[str, float], *, head: Ma
     sizes = [f"--num-cpus={has.get('num_cpus', 2):g}", f"--num-gpus={has.get('num_gpus', 0):g}", f"--object-store-memory={200 * 2**20}"]
     words = [RAY, "start", *where, "--block", f"--node-ip-address={machine.address}", *sizes, "--disable-usage-stats", *more]
     with log.with_name(f"{log.name}-{machine.name}").open("w") as sink:
-        return machine.start(words, sink, RAY_ADDRESS="")
+        return machine.start(["bash", "-c", AGAIN, "again", *words], sink, RAY_ADDRESS="")
 
 
-def wait_for_nodes(head: Machine, number: int, log: Path, *, limit_s: float = 150) -> None:
+def wait_for_nodes(head: Machine, number: int, log: Path, *, limit_s: float = 300) -> None:
     """Wait until so many nodes are alive, asking the head's registry (no process of Ray is started for it)."""
     who = (("authorization", f"Bearer {head.environment['RAY_AUTH_TOKEN']}"),)
     end, said = time.monotonic() + limit_s, ""
