@@ -210,7 +210,8 @@ def _photos_store(store: Store, photos_root: str | None, info: dict[str, object]
     if ".." in named.split("/"):
         problems.add_file("study", f"study.json: photos_root {named!r} leaves the package; in object storage give the full s3:// location")
         return store
-    return Store(f"{store.root}/{posixpath.normpath(named)}")
+    inside = posixpath.normpath(named)
+    return store if inside == "." else Store(f"{store.root}/{inside}")  # in object storage a '.' would be part of every key
 
 
 def _read_info(store: Store, problems: Problems) -> dict[str, object]:

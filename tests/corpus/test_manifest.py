@@ -163,6 +163,14 @@ def test_study_json_names_the_photos_root(tmp_path: Path, named: str, expected: 
     assert root == (expected if "://" in expected else str((tmp_path / expected).resolve()))
 
 
+@pytest.mark.parametrize(("named", "inside"), [(".", ""), ("./photos/", "/photos")])
+def test_in_object_storage_the_package_itself_may_be_the_photos_root(s3: str, named: str, inside: str) -> None:
+    store = Store(f"{s3}/package-{len(inside)}")
+    for key, data in {"images.csv": b"image_uri,participant_id\na.jpg,p1\n", "study.json": json.dumps({"photos_root": named}).encode()}.items():
+        store.write(key, data)
+    assert load_study(store.root).photos.root == store.root + inside
+
+
 def test_an_argument_goes_before_the_photos_root_of_study_json(tmp_path: Path) -> None:
     package(tmp_path)
     (tmp_path / "study.json").write_text('{"photos_root": "pictures"}')

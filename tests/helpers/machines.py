@@ -26,7 +26,6 @@ from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).parent / "ray")
 OWN_FOLDERS = ("/tmp", "/var/tmp", "/root", "/home", "/run", "/dev/shm")
 BOOT = """
 set -e
@@ -48,14 +47,34 @@ touch /run/booted
 sleep infinity & wait
 """
 
-AGAIN = 'for try in 1 2 3 4; do "$@" && break; done'  # Ray gives its own node 30 s to register, which on a busy machine may not be enough
+PATIENT = """
+import sys, time
+import ray._private.services as services
+from ray.scripts.scripts import main
+
+look, end = services.get_node, time.monotonic() + 300
+
+def get_node(*words):
+    while True:
+        try:
+            return look(*words)
+        except RuntimeError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+services.get_node = get_node
+sys.argv[0] = "ray"
+main()
+"""
+"""`ray` with more patience: it gives its own node 30 s to register, fixed in its code, which on a busy machine is not enough."""
 
 
 def why_not() -> str | None:
     """Why this machine cannot hold such machines, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "namespaces of network and mounts need root on Linux"
-    missing = [tool for tool in ("ip", "unshare", "nsenter", "mount") if shutil.which(tool) is None]
+    missing = [tool for tool in ("ip", "unshare", "nsenter", "mount", "setpriv") if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} not found"
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
@@ -111,7 +130,22 @@ class Network:
         own = " ".join(folder for folder in OWN_FOLDERS if Path(folder).is_dir())
         kept = " ".join(dict.fromkeys([str(ROOT), str(Path(sys.prefix).resolve()), str(Path(sys.base_prefix).resolve())]))
         settings = {"PATH": os.environ["PATH"], "OWN": own, "KEPT": kept, "NAME": name}
-        words = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "bash", "-c", BOOT]
+        words = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "bash",
+            "-c",
+            BOOT,
+        ]
         keeper = subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         machine = Machine(name=name, address=f"{self.subnet}.{number}", keeper=keeper, init=_child(keeper), environment={**self.environment, **more})
         self.machines.append(machine)
@@ -229,9 +263,9 @@ def start_ray(machine: Machine, log: Path, has: Mapping[str, float], *, head: Ma
     """Start Ray on a machine, as a head or as a node of one."""
     where = ["--head", "--port=6379", "--dashboard-host=127.0.0.1"] if head is None else [f"--address={head.address}:6379"]
     sizes = [f"--num-cpus={has.get('num_cpus', 2):g}", f"--num-gpus={has.get('num_gpus', 0):g}", f"--object-store-memory={200 * 2**20}"]
-    words = [RAY, "start", *where, "--block", f"--node-ip-address={machine.address}", *sizes, "--disable-usage-stats", *more]
+    words = ["start", *where, "--block", f"--node-ip-address={machine.address}", *sizes, "--disable-usage-stats", *more]
     with log.with_name(f"{log.name}-{machine.name}").open("w") as sink:
-        return machine.start(["bash", "-c", AGAIN, "again", *words], sink, RAY_ADDRESS="")
+        return machine.start([sys.executable, "-c", PATIENT, *words], sink, RAY_ADDRESS="")
 
 
 def wait_for_nodes(head: Machine, number: int, log: Path, *, limit_s: float = 300) -> None:
