@@ -25,7 +25,7 @@ def nodes(net: Network, s3: str, tmp_path_factory: pytest.TempPathFactory) -> It
     """A head; a node that offers a GPU it does not have; and one whose foodray is another and which has no way to the storage."""
     log = tmp_path_factory.mktemp("nodes") / "log"
     with shared_storage(net) as storage:
-        found = ray_nodes(net, log, [{"num_cpus": 2}, {"num_cpus": 2, "num_gpus": 1}], **storage)
+        found = ray_nodes(net, log, [{"num_cpus": 2}, {"num_cpus": 2, "num_gpus": 1}], head=(), **storage)
         third = net.add(**found[0].environment)
         own = "cp -r $1/foodray $1/infra /tmp/other/ && echo '# changed' >> /tmp/other/foodray/errors.py && ip route add prohibit $2"
         done = third.run(["bash", "-c", f"mkdir /tmp/other && {own}", "bash", str(ROOT), net.gateway])

@@ -51,7 +51,7 @@ class Cluster:
 
     def __init__(self, net: Network, log: Path, storage: dict[str, str], number: int) -> None:
         self.net, self.log = net, log
-        self.machines = ray_nodes(net, log, [{"num_cpus": CPUS}] * number, head=["--include-dashboard=false"], **storage)
+        self.machines = ray_nodes(net, log, [{"num_cpus": CPUS}] * number, **storage)
 
     @property
     def head(self) -> Machine:

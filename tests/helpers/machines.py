@@ -47,27 +47,9 @@ touch /run/booted
 sleep infinity & wait
 """
 
-PATIENT = """
-import sys, time
-import ray._private.services as services
-from ray.scripts.scripts import main
-
-look, end = services.get_node, time.monotonic() + 300
-
-def get_node(*words):
-    while True:
-        try:
-            return look(*words)
-        except RuntimeError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.5)
-
-services.get_node = get_node
-sys.argv[0] = "ray"
-main()
-"""
-"""`ray` with more patience: it gives its own node 30 s to register, fixed in its code, which on a busy machine is not enough."""
+AGAIN = 'for try in 1 2 3 4 5 6; do "$@" && break; done'  # Ray gives its agents 15 s and its node 30 s, which on a busy machine may not be enough
+LEAN = ("--include-dashboard=false", "--no-monitor")
+"""What a head of these tests can do without: each is a process that imports Ray while the node's own agents have their 15 s."""
 
 
 def why_not() -> str | None:
@@ -244,7 +226,7 @@ def _pour(source: socket.socket, sink: socket.socket) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
-def ray_nodes(net: Network, log: Path, resources: Sequence[Mapping[str, float]], *, head: Sequence[str] = (), **environment: str) -> list[Machine]:
+def ray_nodes(net: Network, log: Path, resources: Sequence[Mapping[str, float]], *, head: Sequence[str] = LEAN, **environment: str) -> list[Machine]:
     """A Ray cluster of as many new machines, the first its head at port 6379, each with `num_cpus` and `num_gpus` as given, and a token of its own."""
     settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment}
     found = [net.add(**settings) for _ in resources]
@@ -263,12 +245,21 @@ def start_ray(machine: Machine, log: Path, has: Mapping[str, float], *, head: Ma
     """Start Ray on a machine, as a head or as a node of one."""
     where = ["--head", "--port=6379", "--dashboard-host=127.0.0.1"] if head is None else [f"--address={head.address}:6379"]
     sizes = [f"--num-cpus={has.get('num_cpus', 2):g}", f"--num-gpus={has.get('num_gpus', 0):g}", f"--object-store-memory={200 * 2**20}"]
-    words = ["start", *where, "--block", f"--node-ip-address={machine.address}", *sizes, "--disable-usage-stats", *more]
+    words = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        *where,
+        "--block",
+        f"--node-ip-address={machine.address}",
+        *sizes,
+        "--disable-usage-stats",
+        *more,
+    ]
     with log.with_name(f"{log.name}-{machine.name}").open("w") as sink:
-        return machine.start([sys.executable, "-c", PATIENT, *words], sink, RAY_ADDRESS="")
+        return machine.start(["bash", "-c", AGAIN, "again", *words], sink, RAY_ADDRESS="")
 
 
-def wait_for_nodes(head: Machine, number: int, log: Path, *, limit_s: float = 300) -> None:
+def wait_for_nodes(head: Machine, number: int, log: Path, *, limit_s: float = 400) -> None:
     """Wait until so many nodes are alive, asking the head's registry (no process of Ray is started for it)."""
     who = (("authorization", f"Bearer {head.environment['RAY_AUTH_TOKEN']}"),)
     end, said = time.monotonic() + limit_s, ""
