@@ -22,6 +22,7 @@ torch.set_num_threads(1)
 BUCKET = "foodray-tests"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the suite (`make test`): one takes all that needs Ray, so that there is one Ray; files stay whole, for what they share."""
     for item in items:

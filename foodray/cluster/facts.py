@@ -66,7 +66,10 @@ def _short(value: str) -> str:
 
 def environment() -> dict[str, Any]:
     """Every installed package with its version, a hash over them, and the hash of the lock file that lies beside foodray, if one does."""
-    packages = {about.metadata["Name"].lower().replace("_", "-"): about.version for about in metadata.distributions() if about.metadata["Name"]}
+    packages: dict[str, str] = {}
+    for about in metadata.distributions():
+        if about.metadata["Name"]:  # the first is what is imported: setuptools puts copies of its own behind it
+            packages.setdefault(about.metadata["Name"].lower().replace("_", "-"), about.version)
     listed = "\n".join(f"{name}=={version}" for name, version in sorted(packages.items()))
     return {"packages": packages, "sha256": hashlib.sha256(listed.encode()).hexdigest(), "lock_sha256": _lock_sha256()}
 

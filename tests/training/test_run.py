@@ -223,7 +223,7 @@ def training_process() -> psutil.Process:
 class TestRefusals:
     def test_more_workers_than_the_cluster_can_hold_are_refused_before_anything_is_launched(self, config: Config, tmp_path: Path) -> None:
         many = replace(config, results=str(tmp_path), workers=WorkerConfig(num_workers=50), loop=replace(config.loop, batch_size=64))
-        with pytest.raises(ClusterError, match=r"50 workers need 50 CPUs .*the cluster has 6; lower workers\.num_workers"):
+        with pytest.raises(ClusterError, match=r"50 workers need 50 CPUs .*the cluster has 6 \(node .* 6\); lower workers\.num_workers"):
             train(many, MtlTask)
         assert not (tmp_path / "one" / "checkpoints").exists()
 
