@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 EXTRA_PREFIX = "extra_"
 ESTIMATED = ("energy_kcal", "mass_g", "volume_ml")
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+ROWS_AT_A_TIME = 65_536  # as Python objects; a whole manifest of them takes twenty times the memory of its table
 MAX_SUGGESTIONS = 200  # difflib takes about 0.1 ms a word; a column wrong throughout needs no more of them
 
 
@@ -131,8 +132,7 @@ def check_images(sheet: Sheet, table: pa.Table, photos_root: str, problems: Prob
         lambda row: f"image_id {given[row].as_py()!r} is not 1 to 64 of the characters A-Z a-z 0-9 . _ -",
     )
     repeated = _check_uris(sheet, column["image_uri"], photos_root, problems)
-    ids = [known or (default_image_id(uri) if uri else None) for known, uri in zip(given.to_pylist(), column["image_uri"].to_pylist(), strict=True)]
-    column["image_id"] = pa.array(ids, pa.string())
+    column["image_id"] = _image_ids(given, column["image_uri"])
     # A default id repeats because its image_uri does, which has been said.
     _check_unique(sheet, "image_id", pc.if_else(pa.array(repeated & as_mask(given.is_null())), None, column["image_id"]), problems)
     if problems.tolerant:
@@ -147,8 +147,19 @@ def _check_pseudonyms(sheet: Sheet, name: str, ids: pa.Array, problems: Problems
     problems.add_all(sheet, wrong, lambda row: f"{name} {ids[row].as_py()!r} has an '@' or a space; use a pseudonym, never a name or an address")
 
 
+def _image_ids(given: pa.Array, uris: pa.Array) -> pa.Array:
+    """The ids, those that were not given made from the locations; some thousand rows are Python objects at a time."""
+    parts = []
+    for start in range(0, len(given), ROWS_AT_A_TIME):
+        pairs = zip(given[start : start + ROWS_AT_A_TIME].to_pylist(), uris[start : start + ROWS_AT_A_TIME].to_pylist(), strict=True)
+        parts.append(pa.array([known or (default_image_id(uri) if uri else None) for known, uri in pairs], pa.string()))
+    return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+
+
 def _told_apart(ids: pa.Array) -> pa.Array:
     """Ids with ~2, ~3 … behind those that repeat, so that a row set apart has an id of its own."""
+    if pc.count_distinct(ids).as_py() == len(ids) - ids.null_count:
+        return ids
     series = ids.to_pandas()
     nth = series.groupby(series).cumcount()
     return pa.array([f"{value}~{count + 1:.0f}" if count > 0 else value for value, count in zip(series, nth, strict=True)], pa.string())
@@ -184,12 +195,20 @@ def _check_uris(sheet: Sheet, uris: pa.Array, photos_root: str, problems: Proble
         for row in np.flatnonzero(wrong & safe):
             problems.refuse(sheet, int(row), "outside_root", f"image_uri {uris[int(row)].as_py()!r}", why)
         safe &= ~wrong
-    keys = [None if uri is None else posixpath.normpath(uri.removeprefix(prefix)) for uri in uris.to_pylist()]
-    return _check_unique(sheet, "image_uri", pa.array(keys, pa.string()), problems)
+    return _check_unique(sheet, "image_uri", _plain_keys(uris, prefix), problems)
+
+
+def _plain_keys(uris: pa.Array, prefix: str) -> pa.Array:
+    """Locations below the root in normal form: two that name one file are equal. Few need Python for it."""
+    keys = pc.if_else(pc.starts_with(uris, prefix), pc.utf8_slice_codeunits(uris, len(prefix)), uris)
+    odd = pa.array(_matches(keys, r"//|(^|/)\.{1,2}(/|$)|/$|^$"))
+    return pc.replace_with_mask(keys, odd, pa.array([posixpath.normpath(key) for key in keys.filter(odd).to_pylist()], pa.string()))
 
 
 def _check_unique(sheet: Sheet, name: str, values: pa.Array, problems: Problems) -> np.ndarray:
     """Report every repetition with the row that had the value first, and return the mask of them; nulls repeat freely."""
+    if pc.count_distinct(values).as_py() == len(values) - values.null_count:  # without a Python object a row
+        return np.zeros(len(values), dtype=bool)
     series = values.to_pandas()
     again = np.asarray(series.duplicated() & series.notna(), dtype=bool)
     if again.any():

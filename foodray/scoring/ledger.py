@@ -111,22 +111,22 @@ class Ledger:
         again = _is_open(found["reason_code"], retry).take(place)
         attempts = pc.if_else(pc.is_null(place), 1, pc.add(found["attempts"].take(place), pa.scalar(1, pa.int16()))).cast(pa.int16())
         numbered = jobs.set_column(jobs.column_names.index("attempts"), JOB_SCHEMA.field("attempts"), attempts)
-        return numbered.filter(pc.or_(pc.is_null(place), pc.fill_null(again, False)))
+        wanted = pc.or_(pc.is_null(place), pc.fill_null(again, False))
+        return numbered if pc.all(wanted).as_py() else numbered.filter(wanted)
 
     def open_blocks(self, jobs: pa.Table, *, retry: Retry, photos_per_block: int) -> list[pa.Table]:
         """What is left to score, one table (`JOB_SCHEMA`) a block; rows seen for the first time are cut into blocks, which are written down."""
         left = self.left(jobs, retry=retry)
         blocks = self._blocks_of(left)
-        fresh = left.filter(pc.is_null(blocks))
-        if fresh.num_rows:
-            self._plan(fresh, photos_per_block)
-            blocks = self._blocks_of(left)
+        unplanned = pc.is_null(blocks)
+        if pc.any(unplanned).as_py():
+            fresh = self._plan(left.select(["row_sha256", "attempts"]).filter(unplanned), photos_per_block)
+            blocks = pc.replace_with_mask(blocks, unplanned, fresh)
         left = left.set_column(left.column_names.index("block"), JOB_SCHEMA.field("block"), blocks)
-        left = left.append_column("at", pa.array(np.arange(left.num_rows))).sort_by([("block", "ascending"), ("at", "ascending")]).drop_columns(["at"])
-        names = left["block"].combine_chunks()
-        starts = np.flatnonzero(np.r_[True, pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)]) if left.num_rows else np.array([], np.int64)
-        left = left.combine_chunks()
-        return [left.slice(start, end - start) for start, end in zip(starts.tolist(), [*starts[1:].tolist(), left.num_rows], strict=False)]
+        order = pc.sort_indices(pa.table({"block": blocks, "at": np.arange(left.num_rows)}), [("block", "ascending"), ("at", "ascending")]).to_numpy()
+        if (order[1:] < order[:-1]).any():  # otherwise they lie together already, and a copy of the whole is saved
+            left = left.take(pa.array(order))
+        return _cut(left.combine_chunks())
 
     def forget(self, image_ids: Iterable[str]) -> int:
         """Take the results of withdrawn photos out of the part files; returns how many there were."""
@@ -140,26 +140,38 @@ class Ledger:
                 self.parts.write(key, parquet_bytes(kept), replace=True)
         return count
 
-    def _blocks_of(self, rows: pa.Table) -> pa.ChunkedArray:
+    def _blocks_of(self, rows: pa.Table) -> pa.Array:
         """The block that each row's attempt was planned in, null where it was not."""
         tables = [read_parquet(self.plans, key) for key in _whole_files(self.plans)]
-        planned = pa.concat_tables(tables) if tables else PLAN_SCHEMA.empty_table()
-        # A row that was planned twice (two submissions at a time) is in the later block.
-        planned = planned.take(pa.array(np.arange(planned.num_rows)[::-1]))
-        return planned["block"].take(pc.index_in(_keys(rows), _keys(planned).combine_chunks()))
+        if not tables:
+            return pa.nulls(rows.num_rows, pa.string())
+        planned = pa.concat_tables(tables)
+        if pc.count_distinct(_keys(planned)).as_py() < planned.num_rows:  # two submissions at a time: the later one counts
+            planned = planned.take(pa.array(np.arange(planned.num_rows)[::-1]))
+        return planned["block"].combine_chunks().take(pc.index_in(_keys(rows), _keys(planned)))
 
-    def _plan(self, fresh: pa.Table, photos_per_block: int) -> None:
-        """Cut rows into blocks and write that down."""
+    def _plan(self, fresh: pa.Table, photos_per_block: int) -> pa.Array:
+        """Cut rows into blocks, write that down, and return the block of each."""
         submission = len(_whole_files(self.plans)) + 1
         numbers = pc.utf8_lpad(pc.cast(pa.array(np.arange(fresh.num_rows) // photos_per_block), pa.string()), 6, "0")
         blocks = pc.binary_join_element_wise(f"{submission:04d}", numbers, "-")
         table = pa.table([fresh["row_sha256"], fresh["attempts"], blocks], schema=PLAN_SCHEMA)
         self.plans.write(f"{submission:04d}.parquet", parquet_bytes(table))
+        return blocks
 
 
-def _keys(rows: pa.Table) -> pa.ChunkedArray:
+def _cut(rows: pa.Table) -> list[pa.Table]:
+    """One table a block of rows whose blocks lie together; nothing is copied."""
+    names = rows["block"].combine_chunks()
+    if not len(names):
+        return []
+    starts = np.r_[0, 1 + np.flatnonzero(pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)), len(names)]
+    return [rows.slice(start, end - start) for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
+
+
+def _keys(rows: pa.Table) -> pa.Array:
     """A row of work and which attempt at it, as one word."""
-    return pc.binary_join_element_wise(rows["row_sha256"], pc.cast(rows["attempts"], pa.string()), "#")
+    return pc.binary_join_element_wise(rows["row_sha256"].combine_chunks(), pc.cast(rows["attempts"].combine_chunks(), pa.string()), "#")
 
 
 def _whole_files(store: Store) -> list[str]:

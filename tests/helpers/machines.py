@@ -42,6 +42,8 @@ done
 mount -o remount,bind,ro /
 umount --lazy /mnt
 hostname "$NAME"
+printf '127.0.0.1 localhost\\n%s %s\\n' "$ADDRESS" "$NAME" > /run/hosts
+mount --bind /run/hosts /etc/hosts
 ip link set lo up
 touch /run/booted
 sleep infinity & wait
@@ -108,10 +110,10 @@ class Network:
     def add(self, **more: str) -> Machine:
         """Turn on one more machine."""
         number = len(self.machines) + 2
-        name = f"node{number - 1}"
+        name, address = f"node{number - 1}", f"{self.subnet}.{number}"
         own = " ".join(folder for folder in OWN_FOLDERS if Path(folder).is_dir())
         kept = " ".join(dict.fromkeys([str(ROOT), str(Path(sys.prefix).resolve()), str(Path(sys.base_prefix).resolve())]))
-        settings = {"PATH": os.environ["PATH"], "OWN": own, "KEPT": kept, "NAME": name}
+        settings = {"PATH": os.environ["PATH"], "OWN": own, "KEPT": kept, "NAME": name, "ADDRESS": address}
         words = [
             "setpriv",
             "--pdeathsig",
@@ -129,7 +131,7 @@ class Network:
             BOOT,
         ]
         keeper = subprocess.Popen(words, env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        machine = Machine(name=name, address=f"{self.subnet}.{number}", keeper=keeper, init=_child(keeper), environment={**self.environment, **more})
+        machine = Machine(name=name, address=address, keeper=keeper, init=_child(keeper), environment={**self.environment, **more})
         self.machines.append(machine)
         while machine.run(["test", "-e", "/run/booted"], timeout_s=10).returncode:
             assert keeper.poll() is None, keeper.stdout.read().decode() if keeper.stdout else ""
