@@ -31,7 +31,7 @@ PAIR = "resnet50_mobilenetv2"
 def run(
     teacher: str | None = None,
     student: str | None = None,
-    num_photos: int = 768,
+    num_photos: int = 2048,
     rounds: int = 3,
     runtimes: tuple[RuntimeName, ...] = ("eager", "openvino_bf16"),
 ) -> list[dict[str, Any]]:
